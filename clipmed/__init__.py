@@ -1,0 +1,1 @@
+"""clipmed: from medical-imaging archives to a published CLIP-style model."""

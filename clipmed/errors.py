@@ -1,0 +1,38 @@
+"""The exceptions of clipmed.
+
+ClipmedError(ValueError)      something a user gave is wrong; the message says what, got, allowed, remedy
+├── ConfigError               a setting is unknown, of the wrong type or out of range
+├── DataError                 bytes on disk are not what their format says
+├── CheckpointError           a checkpoint is missing, incomplete or not what its config says
+└── ItemRejectedError         one item of a source cannot become a sample; becomes a row of rejects.parquet
+"""
+
+from __future__ import annotations
+
+from clipmed.rejects import RejectReason, Stage
+
+
+class ClipmedError(ValueError):
+    """Base of all errors that are the input's fault and not a bug."""
+
+
+class ConfigError(ClipmedError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class DataError(ClipmedError):
+    """Bytes on disk are not what their format says."""
+
+
+class CheckpointError(ClipmedError):
+    """A checkpoint is missing, incomplete or not what its config says."""
+
+
+class ItemRejectedError(ClipmedError):
+    """One item of a source cannot become a sample; caught by the builder and written as a reject row."""
+
+    def __init__(self, stage: Stage, reason: RejectReason, detail: str) -> None:
+        super().__init__(f"{stage}/{reason}: {detail}")
+        self.stage = stage
+        self.reason = reason
+        self.detail = detail

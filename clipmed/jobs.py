@@ -1,0 +1,122 @@
+"""One switch between this process, local processes and a Slurm array: the same function over the same units."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from clipmed.errors import ConfigError
+
+Unit = TypeVar("Unit")
+Result = TypeVar("Result")
+
+POLL_DELAY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobsConfig:
+    """Where work runs: in this process, in local processes, or as Slurm jobs through submitit."""
+
+    executor: Literal["inline", "processes", "slurm", "submitit-local"] = "processes"
+    """inline: this process. processes: local ones. slurm: a job array. submitit-local: submitit without Slurm"""
+    workers: int = 2
+    """how many units run at once"""
+    logs: Path = Path("build/jobs")
+    """folder for submitit's logs and results; must be on a file system that the nodes share"""
+    partition: str | None = None
+    """Slurm partition; the cluster's default if not given"""
+    cpus_per_task: int = 2
+    """cores for each job"""
+    gpus_per_node: int = 0
+    """GPUs for each node"""
+    nodes: int = 1
+    """nodes for each job"""
+    memory_gb: float = 4.0
+    """memory for each node, in GB"""
+    timeout_min: int = 240
+    """time limit of each job, in minutes; a job that reaches it is requeued and resumes"""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ConfigError(f"workers: got {self.workers}; allowed: 1 or more")
+
+
+def run_units(
+    function: Callable[[Unit], Result], units: Sequence[Unit], config: JobsConfig, name: str
+) -> Iterator[tuple[Unit, Result]]:
+    """Run `function` on every unit and yield (unit, result) as each one ends, in any order.
+
+    Args:
+        function: importable by name (a module's function or a partial of one), since other processes run it.
+        units: plain data, one element a call.
+        config: where and how many at once.
+        name: the jobs' name, as `squeue` shows it.
+
+    Raises:
+        Exception: the first error of a unit, after the other running ones have been cancelled where that is possible.
+    """
+    if config.executor == "inline":
+        for unit in units:
+            yield unit, function(unit)
+    elif config.executor == "processes":
+        yield from _run_processes(function, units, config)
+    else:
+        yield from _run_submitit(function, units, config, name)
+
+
+def make_executor(config: JobsConfig, name: str) -> Any:
+    """Return a submitit executor for the config: Slurm's, or the local one that runs the same code without Slurm."""
+    import submitit
+
+    cluster = "slurm" if config.executor == "slurm" else "local"
+    executor = submitit.AutoExecutor(folder=config.logs / name, cluster=cluster)
+    executor.update_parameters(
+        name=name,
+        timeout_min=config.timeout_min,
+        nodes=config.nodes,
+        cpus_per_task=config.cpus_per_task,
+        mem_gb=config.memory_gb,
+        gpus_per_node=config.gpus_per_node,
+        slurm_array_parallelism=config.workers,
+    )
+    if config.partition and cluster == "slurm":
+        executor.update_parameters(slurm_partition=config.partition)
+    return executor
+
+
+def _run_processes(
+    function: Callable[[Unit], Result], units: Sequence[Unit], config: JobsConfig
+) -> Iterator[tuple[Unit, Result]]:
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(config.workers, mp_context=context) as pool:
+        futures = {pool.submit(function, unit): unit for unit in units}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _run_submitit(
+    function: Callable[[Unit], Result], units: Sequence[Unit], config: JobsConfig, name: str
+) -> Iterator[tuple[Unit, Result]]:
+    if not units:
+        return
+    jobs = make_executor(config, name).map_array(function, list(units))
+    waiting = list(zip(units, jobs, strict=True))
+    try:
+        while waiting:
+            ended = [(unit, job) for unit, job in waiting if job.done()]
+            waiting = [pair for pair in waiting if pair not in ended]
+            for unit, job in ended:
+                yield unit, job.result()
+            if waiting:
+                time.sleep(POLL_DELAY_S)
+    finally:
+        for _, job in waiting:
+            job.cancel()

@@ -1,0 +1,44 @@
+"""Why an item did not become a sample: a closed list of stages and reason codes, one for every report."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """Where on the road an item was dropped, in the road's order."""
+
+    SOURCE = "source"  # reading the archive, package, table or folder
+    PARSE = "parse"  # understanding the article or the row
+    CAPTION = "caption"  # the text that belongs to the image
+    IMAGE = "image"  # decoding and measuring the image
+    PLAN = "plan"  # licence gate, duplicates, splits: decided over all spools when packing
+
+
+class RejectReason(StrEnum):
+    """Reason codes. The comment is the sentence that reports show."""
+
+    PACKAGE_UNREADABLE = "package_unreadable"  # the archive or metadata file cannot be read
+    MEDIA_MISSING = "media_missing"  # a referenced image is not in the archive
+    FILE_TOO_LARGE = "file_too_large"  # above the size limit of the source
+    CHECKSUM_MISMATCH = "checksum_mismatch"  # bytes differ from the checksum the source states
+    PATH_UNSAFE = "path_unsafe"  # absolute path, parent directory or link in an archive or table
+    SUPERSEDED_VERSION = "superseded_version"  # a newer version of the same article is in the source
+    ARTICLE_MALFORMED = "article_malformed"  # XML that cannot be parsed
+    ARTICLE_UNSAFE = "article_unsafe"  # entities or depth that a hardened parser refuses
+    ARTICLE_RETRACTED = "article_retracted"  # the metadata says that the article is retracted
+    ARTICLE_WITHOUT_FIGURES = "article_without_figures"  # nothing to take from this article
+    FIGURE_WITHOUT_GRAPHIC = "figure_without_graphic"  # a figure that names no image
+    ROW_INVALID = "row_invalid"  # a table row lacks a column or has an unknown value
+    LABEL_UNKNOWN = "label_unknown"  # a label that the catalogue entry does not list
+    CAPTION_MISSING = "caption_missing"  # no caption and no mention
+    CAPTION_TOO_SHORT = "caption_too_short"  # fewer characters than the builder's minimum
+    IMAGE_EMPTY = "image_empty"  # zero bytes
+    IMAGE_CORRUPT = "image_corrupt"  # bytes that do not decode to the end
+    IMAGE_UNSUPPORTED = "image_unsupported"  # a format or pixel mode that is not read
+    IMAGE_TOO_SMALL = "image_too_small"  # a side shorter than the minimum
+    IMAGE_TOO_LARGE = "image_too_large"  # more pixels than the decompression limit
+    IMAGE_EXTREME_ASPECT = "image_extreme_aspect"  # longer than the allowed multiple of its width
+    IMAGE_BLANK = "image_blank"  # one colour
+    LICENSE_NOT_ALLOWED = "license_not_allowed"  # outside the licence groups that the pack config allows
+    DUPLICATE_EXACT = "duplicate_exact"  # the same bytes as a sample that is kept

@@ -1,0 +1,1 @@
+"""Sources into spools: PMC figure archives, labelled image datasets, phantoms."""

@@ -1,0 +1,1 @@
+"""The shard format: plan, pack, index, verify, read, stream, browse."""

@@ -1,0 +1,1 @@
+"""The contrastive trainer: recipes, stream to loop, gradient cache, losses, checkpoints, launch."""

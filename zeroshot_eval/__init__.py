@@ -1,0 +1,1 @@
+"""Embed once, score many: zero-shot classification, retrieval, statistics, report."""
