@@ -78,9 +78,9 @@ def parse_cli(config_class: type[T], args: Sequence[str], *, default: T | None, 
 
 
 def nearest(name: str, valid: Sequence[str]) -> str:
-    """Return "; did you mean 'x'?" for the valid name nearest to `name`, or the empty string."""
+    """Return "; did you mean 'x'?" for the valid name nearest to `name`, or a full stop."""
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else "."
 
 
 def _refuse_unknown_keys(annotation: Any, data: Any, where: str, path: tuple[str, ...]) -> None:
