@@ -96,7 +96,8 @@ def model_config(name: str) -> dict[str, Any]:
         ours = [Path(str(entry)).stem for entry in shipped.iterdir()]
         near = nearest(name, [*ours, *open_clip.list_models()])
         raise ConfigError(
-            f"no model config is called {name!r}{near} Allowed: one shipped with clipmed ({', '.join(sorted(ours))}), the path of a .json file, or an OpenCLIP model name"
+            f"no model config is called {name!r}{near} Allowed: one shipped with clipmed "
+            f"({', '.join(sorted(ours))}), the path of a .json file, or an OpenCLIP model name"
         )
     return found
 
