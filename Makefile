@@ -8,7 +8,6 @@ DEMO ?= build/demo
 WORKERS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 EXECUTOR ?= processes
 OUT ?= build
-ROOMS := clipmed shards dataset_builders train zeroshot_eval benchmarks
 
 export NO_ALBUMENTATIONS_UPDATE := 1
 
