@@ -49,12 +49,17 @@ def load_checkpoint(location: str | Path, device: str = "cpu") -> TwoTower:
     """
     from clipmed.towers import assemble
 
-    folder = _fetch(str(location)) if str(location).startswith(HUB_PREFIX) else Path(location)
+    folder = checkpoint_folder(location)
     config = read_config(folder)
     two_tower = assemble(config["model_cfg"], preprocess_cfg=config.get("preprocess_cfg"), folder=folder)
     load_weights(two_tower.model, folder)
     two_tower.model.to(device).eval()
     return two_tower
+
+
+def checkpoint_folder(location: str | Path) -> Path:
+    """Return the folder that holds a checkpoint's files; a hub checkpoint is downloaded, or found in the cache, first."""
+    return _fetch(str(location)) if str(location).startswith(HUB_PREFIX) else Path(location)
 
 
 def load_weights(model: torch.nn.Module, folder: Path) -> None:

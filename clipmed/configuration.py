@@ -84,6 +84,10 @@ def nearest(name: str, valid: Sequence[str]) -> str:
 
 
 def _refuse_unknown_keys(annotation: Any, data: Any, where: str, path: tuple[str, ...]) -> None:
+    if typing.get_origin(annotation) is dict and isinstance(data, dict):
+        for key, value in data.items():
+            _refuse_unknown_keys(typing.get_args(annotation)[1], value, where, (*path, str(key)))
+        return
     config_class = _dataclass_in(annotation)
     if config_class is None:
         return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -93,13 +95,27 @@ def _run_processes(
     function: Callable[[Unit], Result], units: Sequence[Unit], config: JobsConfig
 ) -> Iterator[tuple[Unit, Result]]:
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(config.workers, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        config.workers, mp_context=context, initializer=_end_with_parent
+    ) as pool:
         futures = {pool.submit(function, unit): unit for unit in units}
         try:
             for future in concurrent.futures.as_completed(futures):
                 yield futures[future], future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone: after a kill -9 nobody else would."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_submitit(

@@ -1,1 +1,1 @@
-"""Embed once, score many: zero-shot classification, retrieval, statistics, report."""
+"""Scoring: embed once, score many tasks, with intervals, chance levels and a report."""

@@ -1,0 +1,217 @@
+"""Command line of the builders: `python -m dataset_builders build | phantoms | list | show | check`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from clipmed.configuration import to_dict
+from clipmed.errors import ClipmedError
+from clipmed.jobs import JobsConfig
+from clipmed.licenses import spdx_id
+from dataset_builders.classification.check import SHOWN_PROBLEMS, CheckReport, check_folder
+from dataset_builders.classification.entry import Entry, load_entry, shipped_entries
+from dataset_builders.items import summarise
+from dataset_builders.sources import load_sources
+
+DESCRIPTION = """Turn sources into spools: PubMed Central articles, labelled datasets, image–caption lists, phantoms.
+
+  python -m dataset_builders phantoms --out build/demo/archives
+  python -m dataset_builders build phantoms --root build/demo/archives --out build/demo/spools
+  python -m dataset_builders build my_sources.yaml --out build/spools --jobs.workers 8
+  python -m dataset_builders check cxr_pneumonia /data/cxr_pneumonia
+
+A spool is one folder a source; `python -m shards pack` makes a shard set of any number of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """Build the spool of every source in a SOURCES file; what is done already is not done again.
+
+    The file is YAML with one key, `sources`, and a list of
+    {kind: classification, entry: NAME or entry.yaml, root: FOLDER},
+    {kind: pmc, config: {root: FOLDER, …}},
+    {kind: pairs, root: FOLDER, config: {source: NAME, caption_field: …}}.
+    The exit status is 0 when everything was built, rejected items included, and 1 on an error.
+    """
+
+    sources: Annotated[str, tyro.conf.Positional]
+    """path of a SOURCES file, or the name of a shipped one, such as phantoms"""
+    out: Path
+    """folder for the spools: <out>/<source>/"""
+    root: Path | None = None
+    """folder that the sources' folders start from; that of the SOURCES file if not given"""
+    jobs: JobsConfig = field(default_factory=JobsConfig)
+    """where units run"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phantoms:
+    """Draw the phantoms: synthetic images with labels, and synthetic articles in PubMed Central's own layouts.
+
+    They are made to run and test the whole road with; no score on them says anything about medicine.
+    """
+
+    out: Path
+    """folder for the archives"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """List the labelled datasets of the catalogue."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Print a catalogue entry with every default resolved: a start for an entry of your own."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """a name that `list` shows, or the path of a YAML file"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Compare a folder with a catalogue entry: images by class, and what is missing. Nothing is decoded or written.
+
+    The exit status is 0 when the folder is as the entry says, and 1 when it is not.
+    """
+
+    name: Annotated[str, tyro.conf.Positional]
+    """a name that `list` shows, or the path of a YAML file"""
+    root: Annotated[Path, tyro.conf.Positional]
+    """the dataset's folder"""
+
+
+def build(command: Build) -> int:
+    """Build every source, then print what became of its items."""
+    sources = load_sources(command.sources, command.root)
+    summaries = []
+    for source in sources:
+        source.build(command.out / source.name, command.jobs)
+        summaries.append(summarise(command.out / source.name))
+    _console().print(_build_table(summaries))
+    print(f"spools: {command.out}   (next: python -m shards pack {command.out}/* --out SET)")
+    return 0
+
+
+def list_entries(_command: List) -> int:
+    """Print one line an entry."""
+    table = Table("name", "modality", "tasks: classes", "licence", "title")
+    for name in shipped_entries():
+        entry = load_entry(name)
+        tasks = "\n".join(f"{task}: {', '.join(content.classes)}" for task, content in entry.tasks.items())
+        table.add_row(name, entry.modality or "mixed", tasks, spdx_id(entry.license), entry.title)
+    _console().print(table)
+    return 0
+
+
+def show(command: Show) -> int:
+    """Print an entry as YAML."""
+    print(yaml.safe_dump(to_dict(load_entry(command.name)), sort_keys=False, allow_unicode=True), end="")
+    return 0
+
+
+def check(command: Check) -> int:
+    """Print how a folder compares with an entry."""
+    entry = load_entry(command.name)
+    report = check_folder(entry, command.root)
+    _print_check(entry, report)
+    return 0 if report.complete else 1
+
+
+def phantoms(command: Any) -> int:
+    """Draw the phantom archives."""
+    from dataset_builders.phantoms import write_phantoms
+
+    write_phantoms(command.out, command.config)
+    print(
+        f"archives: {command.out}   (next: python -m dataset_builders build phantoms --root {command.out} --out SPOOLS)"
+    )
+    return 0
+
+
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
+    "build": (Build, build),
+    "phantoms": (Phantoms, phantoms),
+    "list": (List, list_entries),
+    "show": (Show, show),
+    "check": (Check, check),
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; errors of the input go to standard error with exit status 1."""
+    given = list(sys.argv[1:] if args is None else args)
+    known = dict(COMMANDS)
+    if given[:1] == ["phantoms"]:
+        known["phantoms"] = (_phantoms_command(), phantoms)
+    parsed = tyro.extras.subcommand_cli_from_dict(
+        {name: command for name, (command, _) in known.items()},
+        prog="python -m dataset_builders",
+        description=DESCRIPTION,
+        args=given,
+    )
+    try:
+        return next(run for command, run in known.values() if isinstance(parsed, command))(parsed)
+    except ClipmedError as error:
+        print(f"dataset_builders: {error}", file=sys.stderr)
+        return 1
+
+
+def _phantoms_command() -> type[Phantoms]:
+    """Return the command with the drawing's own settings, which only this command imports."""
+    from dataset_builders.phantoms import PhantomConfig
+
+    settings = Annotated[PhantomConfig, tyro.conf.arg(name="")]
+    fields: list[tuple[str, Any, Any]] = [("config", settings, field(default_factory=PhantomConfig))]
+    command = make_dataclass("Phantoms", fields, bases=(Phantoms,), frozen=True, kw_only=True)
+    command.__doc__ = Phantoms.__doc__
+    return command
+
+
+def _build_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="From items seen to samples: seen = samples + rejects")
+    table.add_column("source")
+    for name in ("seen", "samples", "rejects"):
+        table.add_column(name, justify="right")
+    table.add_column("rejects by reason")
+    for summary in summaries:
+        reasons = "\n".join(f"{number} {reason}" for reason, number in summary["rejects_by_reason"].items())
+        counts = [f"{summary[name]:,}" for name in ("seen", "samples", "rejects")]
+        table.add_row(summary["source"], *counts, reasons or "-")
+    return table
+
+
+def _print_check(entry: Entry, report: CheckReport) -> None:
+    table = Table("task", "class", "found", "expected", "", title=f"{entry.title}: {report.items:,} items")
+    for count in report.counts:
+        expected = "not stated" if count.expected is None else f"{count.expected:,}"
+        table.add_row(count.task, count.class_id, f"{count.found:,}", expected, "ok" if count.fits else "differs")
+    _console().print(table)
+    for problem in report.problems[:SHOWN_PROBLEMS]:
+        print(problem)
+    if len(report.problems) > SHOWN_PROBLEMS:
+        print(f"… and {len(report.problems) - SHOWN_PROBLEMS:,} more items with problems")
+    if report.complete:
+        print("complete: the folder is as the entry says")
+        return
+    print("incomplete: the folder is not as the entry says")
+    for name, text in (("how to obtain it", entry.access), ("described at", entry.url)):
+        if text:
+            print(f"{name}: {text}")
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""What the words of a caption say: how the image was made, and which panels it has."""
+
+from __future__ import annotations
+
+import re
+
+from clipmed.records import Modality
+from dataset_builders.pmc.mentions import expand_letters
+
+# Abbreviations count only in capitals: "ct" is also a cycle threshold, "pet" an animal, "oct" a month.
+_WORDS: dict[Modality, tuple[str, ...]] = {
+    Modality.XRAY: (
+        "x-?rays?",
+        "radiographs?",
+        "radiographic",
+        "roentgenograms?",
+        "mammogra(?:m|ms|phy|phic)",
+        "fluoroscop(?:y|ic)",
+        "angiograms?",
+    ),
+    Modality.CT: ("comput(?:ed|erized|erised) tomogra(?:phy|phic|m|ms)", "micro-?ct"),
+    Modality.MRI: (
+        "magnetic resonance imag(?:es?|ing)",
+        "magnetic resonance (?:angiography|cholangiopancreatography)",
+        "T[12][- ]?weighted",
+        "diffusion[- ]weighted",
+        "diffusion[- ]tensor",
+    ),
+    Modality.ULTRASOUND: (
+        "ultraso(?:und|unds|nography|nographic|nogram|nograms)",
+        "sonogra(?:m|ms|phy|phic)",
+        "echocardiogra(?:m|ms|phy|phic)",
+        "doppler",
+    ),
+    Modality.NUCLEAR: ("positron emission", "scintigra(?:m|ms|phy|phic)", "bone scans?", "single[- ]photon emission"),
+    Modality.HISTOPATHOLOGY: (
+        "ha?ematoxylin",
+        "histopatholog(?:y|ic|ical)",
+        "histolog(?:y|ic|ical)",
+        "immunohistochemi(?:stry|cal)",
+        "photomicrographs?",
+        "biopsy specimens?",
+    ),
+    Modality.MICROSCOPY: (
+        "electron micro(?:scopy|scope|scopic|graphs?)",
+        "confocal",
+        "two-photon",
+        "micrographs?",
+        "fluorescence micro(?:scopy|scope|scopic)",
+        "immunofluorescen(?:ce|t)",
+        "phase[- ]contrast micro(?:scopy|scope|graphs?)",
+    ),
+    Modality.FUNDUS: (
+        "fund(?:us|oscopic) (?:photo(?:graph|graphs|graphy|s)|images?|examination)",
+        "colou?r fundus",
+        "fluorescein angiogra(?:phy|m|ms)",
+        "retinal photographs?",
+    ),
+    Modality.OCT: ("optical coherence tomogra(?:phy|phic|m|ms)",),
+    Modality.DERMATOLOGY: ("derm(?:at)?oscop(?:y|ic)", "skin lesions?"),
+    Modality.ENDOSCOPY: ("(?:endo|colono|gastro|broncho|cysto|laryngo|sigmoido|duodeno)scop(?:y|ic)",),
+}
+_ABBREVIATIONS: dict[Modality, tuple[str, ...]] = {
+    Modality.CT: ("(?<!Δ)CT(?! values?)", "CBCT", "HRCT", "CTA", "MDCT", "CECT"),
+    Modality.MRI: ("f?MRI", "MRA", "MRCP", "FLAIR", "DWI"),
+    Modality.ULTRASOUND: ("TTE", "TEE", "EUS"),
+    Modality.XRAY: ("CXR",),
+    Modality.NUCLEAR: ("PET", "SPECT", "FDG"),
+    Modality.HISTOPATHOLOGY: ("H ?& ?E", "HE[- ]stain(?:ed|ing)", "IHC"),
+    Modality.MICROSCOPY: ("[ST]EM (?:images?|micrographs?)",),
+    Modality.OCT: ("SD-OCT", r"OCT(?![-/]?\d)"),
+}
+_RULES = [
+    (modality, re.compile(rf"(?<![\w-])(?:{'|'.join(words)})(?!\w)", flags))
+    for table, flags in ((_WORDS, re.IGNORECASE), (_ABBREVIATIONS, 0))
+    for modality, words in table.items()
+]
+# Wordings that name two modalities and mean the first: (meant, also named, wording).
+_ABSORBS = (
+    (Modality.NUCLEAR, Modality.CT, re.compile(r"(?:PET|SPECT)[ /-]?CT")),
+    (Modality.NUCLEAR, Modality.MRI, re.compile(r"PET[ /-]MRI?")),
+    (Modality.CT, Modality.XRAY, re.compile(r"x-?ray (?:micro-?)?comput(?:ed|erized) tomogra", re.IGNORECASE)),
+    (Modality.FUNDUS, Modality.XRAY, re.compile(r"fluorescein angiogra", re.IGNORECASE)),
+)
+_PANEL = re.compile(
+    r"(?:(?<=^)|(?<=[\s;.,:]))(?:\(([A-Za-z](?:\s?[-–—,&]\s?[A-Za-z]|\sand\s[A-Za-z])*)\)|([A-Z])[.)](?=\s))"
+)
+
+
+def caption_modality(text: str) -> Modality:
+    """Return the one modality that a caption's words name; OTHER where they name none or several.
+
+    >>> str(caption_modality("Axial CT of the chest")), str(caption_modality("CT and MRI of the brain"))
+    ('ct', 'other')
+    """
+    named = {modality for modality, pattern in _RULES if pattern.search(text)}
+    for winner, loser, together in _ABSORBS:
+        if winner in named and loser in named and together.search(text):
+            named.discard(loser)
+    return named.pop() if len(named) == 1 else Modality.OTHER
+
+
+def caption_panels(text: str) -> list[str]:
+    """Return the panel letters of a caption built as "(A) … (B) …" or "A. … B. …"; empty unless they run from A.
+
+    >>> caption_panels("Scans. (A) before, (B, C) after."), caption_panels("Dose (B) only")
+    (['A', 'B', 'C'], [])
+    """
+    found = {letter for match in _PANEL.finditer(text) for letter in expand_letters(match.group(1) or match.group(2))}
+    run: list[str] = []
+    while (letter := chr(ord("A") + len(run))) in found:
+        run.append(letter)
+    return run if len(run) > 1 else []

@@ -1,0 +1,149 @@
+"""The SOURCES file: which sources to build, of which kind, from which folder.
+
+    sources:
+      - {kind: classification, entry: cxr_pneumonia, root: images/cxr_pneumonia}
+      - {kind: pmc, config: {root: pmc, source: pmc}}
+      - {kind: pairs, root: pairs/medpix, config: {source: medpix, group_field: case}}
+
+Folders are relative to the root that the caller gives; an entry is a shipped name or the path of a YAML file, relative
+to the SOURCES file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from clipmed.configuration import from_dict, nearest, read_yaml
+from clipmed.errors import ConfigError
+from clipmed.jobs import JobsConfig
+from dataset_builders.classification.build import build_classification
+from dataset_builders.classification.entry import CATALOGUE, load_entry
+from dataset_builders.pairs import PairsConfig, build_pairs
+
+SHIPPED = CATALOGUE / "sources"
+Build = Callable[[Path, JobsConfig], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One source, ready to be built: its name and what builds its spool."""
+
+    name: str
+    root: Path
+    build: Build
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassificationSource:
+    """A labelled dataset."""
+
+    kind: Literal["classification"]
+    entry: str
+    """catalogue entry: a shipped name, or the path of a YAML file"""
+    root: str = "."
+    """the dataset's folder"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairsSource:
+    """A list of images with captions."""
+
+    kind: Literal["pairs"]
+    root: str = "."
+    """the folder of the list and its images"""
+    config: PairsConfig
+    """which fields of the list say what"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PmcSource:
+    """PubMed Central articles."""
+
+    kind: Literal["pmc"]
+    config: dict[str, Any] = field(default_factory=dict)
+    """settings of the PubMed Central builder, its root among them"""
+
+
+def load_sources(name: str, root: Path | None = None) -> list[Source]:
+    """Read and check a SOURCES file, before anything is built.
+
+    Args:
+        name: the path of a YAML file, or the name of a shipped one.
+        root: where the sources' folders start from; the file's own folder if None.
+
+    Raises:
+        ConfigError: no such file, an unknown kind or key, a value out of range, or two sources of one name.
+    """
+    path = _sources_path(name)
+    content = read_yaml(path)
+    listed = content.get("sources") if isinstance(content, dict) else None
+    if not isinstance(listed, list) or not listed or set(content) != {"sources"}:
+        raise ConfigError(f"{path}: allowed: one key, `sources`, with a list of one or more sources")
+    base = path.parent if root is None else root
+    sources = [_source(item, f"{path}: sources[{position}]", path.parent, base) for position, item in enumerate(listed)]
+    names = [source.name for source in sources]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(f"{path}: two sources are called {repeated[0]!r}; give each its own name")
+    missing = [source for source in sources if not source.root.is_dir()]
+    if missing:
+        raise ConfigError(
+            f"{path}: {missing[0].name} has no folder {missing[0].root}; put it there, or give another --root"
+        )
+    return sources
+
+
+def shipped_sources() -> list[str]:
+    """Return the names of the SOURCES files that come with clipmed."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def _sources_path(name: str) -> Path:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else SHIPPED / f"{name}.yaml"
+    if not path.is_file():
+        known = shipped_sources()
+        raise ConfigError(
+            f"no SOURCES file {name!r}{nearest(name, known)} Shipped: {', '.join(known)}; or give the path of a file"
+        )
+    return path
+
+
+def _source(item: Any, where: str, beside: Path, base: Path) -> Source:
+    kind = item.get("kind") if isinstance(item, dict) else None
+    if not isinstance(kind, str) or kind not in _MAKERS:
+        near = nearest(str(kind), list(_MAKERS))
+        raise ConfigError(f"{where}: kind is {kind!r}{near} Allowed: {', '.join(_MAKERS)}")
+    return _MAKERS[kind](item, where, beside, base)
+
+
+def _classification(item: Any, where: str, beside: Path, base: Path) -> Source:
+    source = from_dict(ClassificationSource, item, where)
+    is_file = source.entry.endswith((".yaml", ".yml"))
+    entry = load_entry(beside / source.entry if is_file else source.entry)
+    root = base / source.root
+    return Source(entry.name, root, lambda out, jobs: build_classification(entry, root, out, jobs))
+
+
+def _pairs(item: Any, where: str, _beside: Path, base: Path) -> Source:
+    source = from_dict(PairsSource, item, where)
+    root = base / source.root
+    return Source(source.config.source, root, lambda out, jobs: build_pairs(source.config, root, out, jobs))
+
+
+def _pmc(item: Any, where: str, _beside: Path, base: Path) -> Source:
+    from dataset_builders.pmc import PmcConfig, build_pmc
+
+    source = from_dict(PmcSource, item, where)
+    config = from_dict(PmcConfig, source.config, f"{where}.config")
+    config = replace(config, root=base / config.root)
+    return Source(config.source, config.root, lambda out, jobs: build_pmc(config, out, jobs))
+
+
+_MAKERS: Mapping[str, Callable[[Any, str, Path, Path], Source]] = {
+    "classification": _classification,
+    "pmc": _pmc,
+    "pairs": _pairs,
+}

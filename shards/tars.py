@@ -1,0 +1,116 @@
+"""Tar files by offset: list members from their headers alone, read bytes in place, know a header's exact bytes."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from clipmed.errors import DataError
+
+BLOCK = tarfile.BLOCKSIZE
+MAX_OPEN_FILES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in a tar: `offset` is where its data begin."""
+
+    name: str
+    offset: int
+    size: int
+
+
+class _OpenFile:
+    """A file descriptor that closes when nothing refers to it any more, so that another thread's read ends first."""
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+@lru_cache(maxsize=MAX_OPEN_FILES)
+def _open_file(path: str, _version: str) -> _OpenFile:
+    return _OpenFile(path)
+
+
+@dataclass(frozen=True, slots=True)
+class RandomAccess:
+    """Reads a file by offset; safe in threads, after a fork and when pickled, since no file position is shared.
+
+    `version` tells the file from an earlier one at the same path, such as a digest. The file stays open for later
+    reads, with up to `MAX_OPEN_FILES` others.
+    """
+
+    path: str
+    version: str
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes at `offset`.
+
+        Raises:
+            DataError: the file is missing or ends too early.
+        """
+        try:
+            # Held by name until the read has ended. Of two threads that open a file at once the cache keeps one object;
+            # the other's descriptor would close, and might be another file's by then, between here and pread.
+            file = _open_file(self.path, self.version)
+            data = os.pread(file.descriptor, size, offset)
+        except FileNotFoundError as error:
+            raise DataError(f"{self.path} is missing; restore it, or pack the set again") from error
+        if len(data) != size:
+            raise DataError(f"{self.path} is cut off: it ends at {offset + len(data)}, inside {size} bytes at {offset}")
+        return data
+
+
+def header_of(name: str, size: int) -> bytes:
+    """Return the header block that `shards.spool.add_member` writes for a member."""
+    info = tarfile.TarInfo(name)
+    info.size = size
+    info.mode = 0o644
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def padded(size: int) -> int:
+    """Return the size rounded up to whole tar blocks."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def parse_header(block: bytes, offset: int) -> Member | None:
+    """Return the member whose header block lies at `offset`, or None where the tar ends.
+
+    Raises:
+        DataError: not a header.
+    """
+    if not block.strip(b"\0"):
+        return None
+    try:
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        raise DataError(f"no tar header at offset {offset}: {error}") from error
+    return Member(info.name, offset + BLOCK, info.size)
+
+
+def list_members(path: Path) -> list[Member]:
+    """Return the members of a tar in order, reading the headers and skipping the data.
+
+    Raises:
+        DataError: not a whole tar.
+    """
+    members: list[Member] = []
+    with path.open("rb") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        offset = 0
+        while offset < end:
+            stream.seek(offset)
+            member = parse_header(stream.read(BLOCK), offset)
+            if member is None:
+                return members
+            members.append(member)
+            offset = member.offset + padded(member.size)
+    raise DataError(f"{path} ends without the end mark of a tar; it is cut off")

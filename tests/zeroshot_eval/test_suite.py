@@ -1,0 +1,83 @@
+"""Suites: what is refused, by message, and what the shipped ones hold."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clipmed.errors import ConfigError
+from zeroshot_eval.suite import load_suite, suite_names
+
+
+def load_changed(tmp_path: Path, data: dict):
+    path = tmp_path / "changed.yaml"
+    path.write_text(yaml.safe_dump(data), encoding="utf-8")
+    return load_suite(str(path))
+
+
+def test_every_shipped_suite_is_sound():
+    assert "real" in suite_names()
+    for name in suite_names():
+        suite = load_suite(name)
+        assert suite.name == name
+        assert suite.tasks
+
+
+def test_prompts_are_every_phrase_in_every_template(suite_file: Path):
+    task = load_suite(str(suite_file)).tasks[0]
+    assert task.prompts()["red"] == [
+        "a picture of red",
+        "an image that is red",
+        "a picture of something red",
+        "an image that is something red",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modality": "x-ray"}, "modality: got 'x-ray'; did you mean 'xray'"),
+        ({"split": ""}, "split: got ''. Allowed: train, val, test"),
+        ({"templates": []}, "no templates"),
+        ({"templates": ["a picture"]}, "template 'a picture' has 0 places for the phrase; allowed: exactly one {}"),
+        ({"templates": ["{} and {}"]}, "has 2 places"),
+        ({"templates": "a {}"}, "templates: got 'a {}'; allowed: a list"),
+        ({"classes": {"red": ["red"]}}, "got 1 classes; allowed: two or more"),
+        ({"classes": {"red": ["red"], "blue": []}}, "class 'blue' has no prompts"),
+        ({"classes": {"red": ["red"], "blue": [" "]}}, "class 'blue' has no prompts or an empty one"),
+        ({"classes": {"red": ["red"], "blue": "blue"}}, "classes.blue: got 'blue'; allowed: a list"),
+        ({"classes": {"red": ["red"], "blue": ["blue", "Red"]}}, "phrase 'red' stands for two classes"),
+        ({"only_classes": ["gren"]}, "only_classes: got 'gren'; did you mean 'green'"),
+        ({"clases": {}}, "unknown key 'tasks.clases'; did you mean 'classes'"),
+    ],
+)
+def test_unsound_tasks_are_refused(tmp_path: Path, suite_data: dict, change: dict, message: str):
+    suite_data["tasks"][0] |= change
+    with pytest.raises(ConfigError) as error:
+        load_changed(tmp_path, suite_data)
+    assert message in str(error.value)
+
+
+def test_a_class_that_comes_twice_is_refused(tmp_path: Path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("name: twice\ntitle: t\ntasks:\n- classes:\n    red: [red]\n    red: [crimson]\n")
+    with pytest.raises(ConfigError, match=r"twice\.yaml: key 'red' comes twice in one mapping, at line 5"):
+        load_suite(str(path))
+
+
+def test_two_tasks_of_one_name_are_refused(tmp_path: Path, suite_data: dict):
+    suite_data["retrieval"][0]["name"] = "tiles"
+    with pytest.raises(ConfigError, match="two tasks are called 'tiles'"):
+        load_changed(tmp_path, suite_data)
+
+
+def test_a_suite_without_tasks_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="suite 'empty' has no tasks"):
+        load_changed(tmp_path, {"name": "empty", "title": "Empty"})
+
+
+def test_an_unknown_suite_names_the_nearest():
+    with pytest.raises(ConfigError, match="no suite is called 'reel'; did you mean 'real'"):
+        load_suite("reel")
+    with pytest.raises(ConfigError, match=r"no such suite file: missing\.yaml"):
+        load_suite("missing.yaml")

@@ -1,0 +1,118 @@
+"""The model card that travels with a checkpoint: data with licences, settings, scores on the way, limits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import yaml
+
+from clipmed.configuration import to_dict
+from clipmed.licenses import LicenseGroup, license_group
+from shards.reader import ShardSet
+from train.config import TrainConfig
+
+PHANTOM_PREFIX = "phantom"
+PHANTOM_WARNING = """\
+> **Trained on phantoms.** {which} of this checkpoint's training images are procedurally drawn phantoms, not medical
+> images. No score of it is a medical result.
+"""
+
+
+def model_card(config: TrainConfig, sets: Sequence[ShardSet], validation: Mapping[str, float]) -> str:
+    """Return the card as Markdown with the metadata block of the Hugging Face hub.
+
+    Args:
+        config: the run's settings.
+        sets: the shard sets trained on; the card counts their samples of the training split.
+        validation: the last validation's numbers; may be empty.
+    """
+    rows = _provenance(sets, config.data.split)
+    sources = sorted({source for source, _, _ in rows})
+    phantoms = [source for source in sources if source.startswith(PHANTOM_PREFIX)]
+    warning = PHANTOM_WARNING.format(which="All" if len(phantoms) == len(sources) else "Some") if phantoms else ""
+    return "\n".join(
+        [
+            _metadata(),
+            "# A CLIP-style model of medical images and captions",
+            "",
+            "For research. Not a medical device; not for diagnosis.",
+            "",
+            warning,
+            "## Use",
+            "",
+            "```python",
+            "import clipmed",
+            "",
+            'model = clipmed.load("this folder, or hf-hub:org/name")',
+            'print(model.classify("image.jpg", ["a normal chest radiograph", "a chest radiograph with a mass"])[0])',
+            "```",
+            "",
+            "## Data",
+            "",
+            f"{sum(rows.values())} training samples. {_license_sentence(rows)}",
+            "",
+            "| source | modality | licence | samples |",
+            "|---|---|---|---|",
+            *(
+                f"| {source} | {modality} | {name} | {count} |"
+                for (source, modality, name), count in sorted(rows.items())
+            ),
+            "",
+            *(f"Set {shard_set.path.name}: manifest sha256 {shard_set.digest}" for shard_set in sets),
+            "",
+            *_validation_section(validation),
+            "## Settings",
+            "",
+            f"{config.optim.steps} steps of {config.data.batch_size} pairs, {config.loss}, {config.precision}.",
+            "",
+            "```yaml",
+            yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True).rstrip(),
+            "```",
+            "",
+        ]
+    )
+
+
+def _metadata() -> str:
+    return "\n".join(
+        [
+            "---",
+            "library_name: open_clip",
+            "pipeline_tag: zero-shot-image-classification",
+            "tags: [clip, medical]",
+            "---",
+        ]
+    )
+
+
+def _provenance(sets: Sequence[ShardSet], split: str) -> Counter[tuple[str, str, str]]:
+    counts: Counter[tuple[str, str, str]] = Counter()
+    for shard_set in sets:
+        columns = [shard_set.column(name) for name in ("source", "modality", "license")]
+        counts.update(tuple(column[row] for column in columns) for row in shard_set.rows(split))
+    return counts
+
+
+def _license_sentence(rows: Mapping[tuple[str, str, str], int]) -> str:
+    groups = {license_group(name) for _, _, name in rows}
+    if LicenseGroup.OTHER in groups:
+        return "Some have a licence that is neither known to allow commercial nor non-commercial use: see the table."
+    if LicenseGroup.NONCOMMERCIAL in groups:
+        return "Some are licensed for non-commercial use only."
+    return "All have licences that allow commercial use."
+
+
+def _validation_section(validation: Mapping[str, float]) -> list[str]:
+    if not validation:
+        return []
+    return [
+        "## Validation at the last step",
+        "",
+        "Equal caption facts count as right answers; `chance` is what random ranking gives.",
+        "",
+        "| measure | value |",
+        "|---|---|",
+        *(f"| {name} | {value:.4g} |" for name, value in validation.items()),
+        "",
+    ]

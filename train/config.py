@@ -1,0 +1,234 @@
+"""The settings of a training run: one frozen dataclass a component, checked before anything is allocated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from clipmed.errors import ConfigError
+from clipmed.jobs import JobsConfig
+from clipmed.towers import ModelConfig
+from shards.stream import StreamConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """What is trained on, and in what batches."""
+
+    sets: tuple[Path, ...] = ()
+    """folders of shard sets that `python -m shards pack` wrote; several are mixed"""
+    split: str = "train"
+    """the split to train on"""
+    batch_size: int = 256
+    """image-caption pairs of one step, over all processes together"""
+    workers: int = 1
+    """loader processes of each training process; 0 decodes in the training process. Does not change the samples"""
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    """order and mixture of the samples"""
+
+    def __post_init__(self) -> None:
+        _at_least("data.batch_size", self.batch_size, 2, "a pair needs another to be told from")
+        _at_least("data.workers", self.workers, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentConfig:
+    """How training images are varied. Mirroring is off: it can change what an image says."""
+
+    min_scale: float = 0.6
+    """smallest part of the image's area that a random crop keeps; 1 keeps the whole image's shorter side"""
+    max_ratio: float = 1.25
+    """longest side ratio of a random crop; 1 crops squares"""
+    brightness: float = 0.15
+    """largest relative change of brightness"""
+    contrast: float = 0.15
+    """largest relative change of contrast"""
+    saturation: float = 0.1
+    """largest relative change of saturation"""
+    hue: float = 0.02
+    """largest turn of the hue, as part of the colour circle; stains and lesions are told apart by hue"""
+    horizontal_flip: float = 0.0
+    """chance of mirroring left and right; off, since captions name sides and a mirrored chest is another diagnosis"""
+    vertical_flip: float = 0.0
+    """chance of mirroring top and bottom; for sets without an upright direction, such as histopathology"""
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation", "horizontal_flip", "vertical_flip"):
+            _between(f"augment.{name}", getattr(self, name), 0.0, 1.0)
+        _between("augment.hue", self.hue, 0.0, 0.5)
+        _between("augment.min_scale", self.min_scale, 0.01, 1.0)
+        _between("augment.max_ratio", self.max_ratio, 1.0, 4.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimConfig:
+    """AdamW, with the learning rate warmed up linearly and decayed to zero by a cosine."""
+
+    lr: float = 1e-3
+    """peak learning rate"""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """decay rates of AdamW's running means"""
+    eps: float = 1e-6
+    """AdamW's epsilon"""
+    weight_decay: float = 0.2
+    """weight decay of matrices; vectors (biases, norms) and the temperature have none"""
+    warmup_steps: int = 50
+    """steps of linear warm-up"""
+    steps: int = 500
+    """optimiser steps of the whole run"""
+    clip_grad_norm: float | None = 1.0
+    """largest gradient norm; larger gradients are scaled down"""
+
+    def __post_init__(self) -> None:
+        _at_least("optim.steps", self.steps, 1)
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ConfigError(
+                f"optim.warmup_steps: got {self.warmup_steps}; allowed: 0 to {self.steps - 1}, fewer than optim.steps"
+            )
+        if self.lr <= 0 or self.eps <= 0 or self.weight_decay < 0:
+            raise ConfigError(
+                f"optim: got lr={self.lr}, eps={self.eps}, weight_decay={self.weight_decay}; "
+                "allowed: lr and eps above 0, weight_decay 0 or more"
+            )
+        for beta in self.betas:
+            _between("optim.betas", beta, 0.0, 0.99999)
+        if self.clip_grad_norm is not None and self.clip_grad_norm <= 0:
+            raise ConfigError(
+                f"optim.clip_grad_norm: got {self.clip_grad_norm}; allowed: above 0, or None for no limit"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradCacheConfig:
+    """Big batches in little memory: each tower in micro-batches of its own size, gradients those of the whole batch."""
+
+    image_micro_batch: int | None = None
+    """images encoded at once by each process; None encodes all of a step together, without a second forward pass"""
+    text_micro_batch: int | None = None
+    """texts encoded at once by each process; None encodes all of a step together"""
+    kept_graphs: int = 1
+    """micro-batches of each tower whose activations are kept, so that only the others pay a second forward pass"""
+
+    def __post_init__(self) -> None:
+        for name in ("image_micro_batch", "text_micro_batch"):
+            value = getattr(self, name)
+            if value is not None:
+                _at_least(f"gradcache.{name}", value, 1)
+        _at_least("gradcache.kept_graphs", self.kept_graphs, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """When the state of the run is saved; a killed run goes on from the newest checkpoint."""
+
+    every_steps: int = 100
+    """steps between checkpoints; the last step is always one"""
+    keep: int = 2
+    """checkpoints kept; older ones are removed"""
+
+    def __post_init__(self) -> None:
+        _at_least("checkpoint.every_steps", self.every_steps, 1)
+        _at_least("checkpoint.keep", self.keep, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidateConfig:
+    """Retrieval and loss on the validation split during training."""
+
+    every_steps: int = 100
+    """steps between validations; 0 validates only after the last step"""
+    samples: int = 512
+    """validation samples used, taken evenly from the split; 0 never validates"""
+    split: str = "val"
+    """the split to validate on"""
+
+    def __post_init__(self) -> None:
+        _at_least("validate.every_steps", self.every_steps, 0)
+        _at_least("validate.samples", self.samples, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackingConfig:
+    """Where the curves go. metrics.jsonl in the run folder is always written."""
+
+    log_every_steps: int = 10
+    """steps between rows of metrics.jsonl and points of the curves"""
+    tensorboard: bool = True
+    """write TensorBoard events to the run folder"""
+    wandb: bool = False
+    """report to Weights & Biases; WANDB_MODE=offline keeps it on this machine"""
+    wandb_project: str = "clipmed"
+    """Weights & Biases project"""
+
+    def __post_init__(self) -> None:
+        _at_least("tracking.log_every_steps", self.log_every_steps, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Train a two-tower model on shard sets."""
+
+    out: Path = Path("build/run")
+    """run folder; a run that began there goes on from its newest checkpoint"""
+    seed: int = 0
+    """seed of the weights, the sample order, augmentation and dropout"""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """arithmetic of the towers; weights, loss and optimiser stay fp32"""
+    loss: Literal["infonce", "siglip"] = "infonce"
+    """InfoNCE (softmax over the batch, both ways) or SigLIP's sigmoid loss"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes CUDA where there is one"""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """the two towers"""
+    data: DataConfig = field(default_factory=DataConfig)
+    """shard sets, batch and order"""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """variation of training images"""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """optimiser and schedule"""
+    gradcache: GradCacheConfig = field(default_factory=GradCacheConfig)
+    """micro-batches"""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """saving and resuming"""
+    validate: ValidateConfig = field(default_factory=ValidateConfig)
+    """validation during training"""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """logs and curves"""
+    jobs: JobsConfig = field(default_factory=lambda: JobsConfig(executor="inline"))
+    """where the run executes: inline (this process), slurm or submitit-local"""
+
+    def __post_init__(self) -> None:
+        _between("seed", self.seed, 0, 2**31 - 1)
+        if self.jobs.executor == "processes":
+            raise ConfigError(
+                "jobs.executor: got 'processes'; allowed here: 'inline', 'slurm', 'submitit-local'; for several "
+                "processes on this machine use torchrun --nproc-per-node N -m train …"
+            )
+        if self.precision == "fp16" and self.device == "cpu":
+            raise ConfigError("precision: got 'fp16' with device 'cpu'; allowed on the CPU: 'fp32', 'bf16'")
+
+
+def check_runnable(config: TrainConfig, world_size: int) -> None:
+    """Check what only matters once a run starts: that there is data, and that the batch divides over the processes.
+
+    Raises:
+        ConfigError: with the setting to change.
+    """
+    if not config.data.sets:
+        raise ConfigError("data.sets: got none; give one shard set or more, such as --data.sets build/demo/set")
+    if config.data.batch_size % world_size:
+        raise ConfigError(
+            f"data.batch_size: got {config.data.batch_size} for {world_size} processes; "
+            f"allowed: a multiple of {world_size}"
+        )
+
+
+def _at_least(name: str, value: int, least: int, why: str = "") -> None:
+    if value < least:
+        raise ConfigError(f"{name}: got {value}; allowed: {least} or more{f' ({why})' if why else ''}")
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name}: got {value}; allowed: {low} to {high}")
