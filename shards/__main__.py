@@ -20,7 +20,7 @@ from shards.browse import BrowseConfig, write_contact_sheet
 from shards.pack import pack
 from shards.plan import PackConfig
 from shards.reader import ShardSet
-from shards.stats import attrition_table, stats_tables
+from shards.stats import attrition_table, source_table, stats_tables
 from shards.verify import verify
 
 SetPath = Annotated[Path, tyro.conf.Positional]
@@ -81,6 +81,7 @@ def run_pack(options: Pack) -> int:
         config = load_yaml(PackConfig, options.settings)
     manifest = pack(options.spools, options.out, config, options.jobs)
     console = _console()
+    console.print(source_table(manifest))
     console.print(attrition_table(manifest))
     num_shards, num_samples = len(manifest["shards"]), manifest["counts"]["samples"]
     console.print(f"{options.out}: {num_samples:,} samples in {num_shards:,} shards, {manifest['license']['group']}")

@@ -15,7 +15,8 @@ from shards.manifest import COUNTED
 from shards.reader import ShardSet
 
 _SPLITS = tuple(str(split) for split in Split)
-_TITLES = {"modality": "By modality", "source": "By source", "license": "By licence"}
+_TITLES = {"modality": "By modality", "license": "By licence"}
+_MOST_SOURCE_COLUMNS = 5
 
 
 def stats_tables(shard_set: ShardSet) -> list[Table]:
@@ -23,7 +24,7 @@ def stats_tables(shard_set: ShardSet) -> list[Table]:
     columns = {name: shard_set.column(name) for name in COUNTED}
     tables = [_split_table(shard_set, columns)]
     tables += [_by_split(title, name, columns) for name, title in _TITLES.items()]
-    tables += [_caption_table(shard_set), attrition_table(shard_set.manifest)]
+    tables += [_caption_table(shard_set), source_table(shard_set.manifest), attrition_table(shard_set.manifest)]
     return tables
 
 
@@ -44,11 +45,25 @@ def attrition_matrix(manifest: dict[str, Any]) -> tuple[list[str], list[tuple[st
 def attrition_table(manifest: dict[str, Any]) -> Table:
     """Return the attrition table: items seen, minus drops, are the samples of the splits."""
     sources, lines = attrition_matrix(manifest)
-    table = _table("From items seen to samples", ["stage", "reason", *sources, "all"], num_names=2)
+    shown = sources if len(sources) <= _MOST_SOURCE_COLUMNS else []
+    table = _table("From items seen to samples", ["stage", "reason", *shown, "all"], num_names=2)
     for stage, reason, counts in lines:
         sign = "-" if stage != "samples" and reason != "items_seen" else ""
-        cells = [f"{sign}{count:,}" if count else "" for count in [*counts, sum(counts)]]
+        cells = [f"{sign}{count:,}" if count else "" for count in [*counts[: len(shown)], sum(counts)]]
         table.add_row(stage, reason, *cells)
+    return table
+
+
+def source_table(manifest: dict[str, Any]) -> Table:
+    """Return items seen, dropped and kept for each source."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in manifest["attrition"]:
+        kept_or_seen = row["stage"] == "samples" or row["reason"] == "items_seen"
+        counts[row["source"], row["reason"] if kept_or_seen else "dropped"] += row["count"]
+    table = _table("By source", ["source", "items seen", "dropped", *_SPLITS], num_names=1)
+    sources = sorted({source for source, _ in counts})
+    for source in sources:
+        table.add_row(source, *(f"{counts[source, what]:,}" for what in ("items_seen", "dropped", *_SPLITS)))
     return table
 
 

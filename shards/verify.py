@@ -54,6 +54,8 @@ def verify(path: Path, *, progress: bool = True) -> list[Problem]:
         DataError: there is no shard set to check.
     """
     manifest = read_manifest(path)
+    if missing := sorted({"files", "shards", "counts", "attrition"} - manifest.keys()):
+        return [Problem(MANIFEST, "", f"without {', '.join(missing)}: it was edited or damaged")]
     problems = list(_check_manifest(path, manifest))
     index = _read(path, INDEX_FILE, INDEX, problems)
     rejects = _read(path, REJECTS_FILE, REJECTS, problems)

@@ -6,6 +6,7 @@ neither its size nor the number of loader processes decides what is in it.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -126,12 +127,20 @@ def load_batches(dataset: PortionDataset, plan: LoadPlan, start_step: int, stop_
         multiprocessing_context="fork" if plan.workers else None,
         prefetch_factor=4 if plan.workers else None,
         timeout=TIMEOUT_S if plan.workers else 0,
+        worker_init_fn=_leave_signals_alone,
     )
     portions = iter(loader)
     num_portions = len(plan.portions(0))
     for step in steps:
         parts = [next(portions) for _ in range(num_portions)]
         yield Batch(step, torch.cat([part.pixels for part in parts]), torch.cat([part.tokens for part in parts]))
+
+
+def _leave_signals_alone(_worker: int) -> None:
+    """A scheduler signals every process of a job; only the training process may answer, not its forked loaders."""
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def keys_of_step(sets: Sequence[ShardSet], stream: SampleStream, plan: LoadPlan, step: int) -> list[str]:

@@ -113,7 +113,7 @@ def _follow(job: Any, out: Path) -> None:
     error = job.exception()
     if error is not None:
         lines = (job.stderr() or str(error)).strip().splitlines()
-        last = "\n".join(lines[-20:])
+        last = "\n".join(lines[-40:])
         kind = ConfigError if "ConfigError" in last else ClipmedError
         raise kind(f"job {job.job_id} failed; the end of {job.paths.stderr}:\n{last}")
 

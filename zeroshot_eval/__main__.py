@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from clipmed.configuration import parse_cli
 from clipmed.errors import ClipmedError
 from zeroshot_eval.evaluation import EvalConfig, Evaluation, evaluate, write_scores
-from zeroshot_eval.report import write_report
+from zeroshot_eval.report import HEADLINES, METRIC_NAMES, write_report
 from zeroshot_eval.scoring import Score
-from zeroshot_eval.suite import suite_names
+from zeroshot_eval.suite import MIXED, suite_names
 
 DESCRIPTION = """Score a checkpoint zero-shot: classification and retrieval, each figure with its n, its 95 % interval
 and chance. Images are embedded once and kept in a cache. Writes scores.json, report.html and config.yaml."""
@@ -41,26 +41,38 @@ def _print_table(evaluation: Evaluation) -> None:
 
     suite = evaluation.suite
     warning = "phantoms: synthetic images, no medical meaning" if suite.phantom else "research use only"
-    table = Table(title=suite.title, caption=f"{warning}; 95 % intervals over groups")
-    table.add_column("task")
-    for name in ("metric", "n", "groups", "value", "95 % interval", "chance", "x chance"):
-        table.add_column(name, justify="left" if name == "metric" else "right")
-    for row in evaluation.rows:
-        if row.metric in {"accuracy", "auroc"} or row.metric.endswith("recall@5"):
-            table.add_row(*_cells(row))
+    table = Table(title=suite.title, caption=f"{warning}; intervals: 95 %, over groups; every score is in the report")
+    for name in ("score", "value", "interval", "chance", "n"):
+        table.add_column(name, justify="left" if name == "score" else "right", no_wrap=name != "score")
+    for name, row in _headlines(evaluation.rows):
+        table.add_row(name, *_cells(row))
     console = Console()
     console.print(table)
     for skipped in evaluation.skipped:
         console.print(f"not scored: {skipped.task}: {skipped.reason}", style="yellow")
 
 
+def _headlines(rows: Sequence[Score]) -> list[tuple[str, Score]]:
+    """Return the scores that the terminal shows, with their names: averages, tasks that are in none, recall at 5."""
+    shown = [
+        (f"overall {METRIC_NAMES[row.metric]}", row)
+        for row in rows
+        if row.level == "overall" and row.metric in HEADLINES
+    ]
+    accuracies = [row for row in rows if row.metric == "accuracy"]
+    shown += [(f"{row.modality} accuracy", row) for row in accuracies if row.level == "modality"]
+    shown += [
+        (f"{'held out' if row.held_out else 'mixed modalities'}: {row.task} accuracy", row)
+        for row in accuracies
+        if row.level == "task" and (row.held_out or row.modality == MIXED)
+    ]
+    recalls = [row for row in rows if row.metric.endswith("/recall@5")]
+    return shown + [(f"{row.task} {row.metric.replace('/', ' ').replace('_', ' ')}", row) for row in recalls]
+
+
 def _cells(row: Score) -> tuple[str, ...]:
-    names = {"task": row.task, "dataset": f"dataset {row.dataset}", "modality": f"modality {row.modality}"}
-    name = names.get(row.level, "overall") or ""
     bounds = "-" if row.low is None or row.high is None else f"{row.low:.3f} … {row.high:.3f}"
-    times = f"{row.value / row.chance:.1f}" if row.chance else "-"
-    shown = f"{name} (held out)" if row.held_out else name
-    return shown, row.metric, str(row.n), str(row.groups), f"{row.value:.3f}", bounds, f"{row.chance:.3f}", times
+    return f"{row.value:.3f}", bounds, f"{row.chance:.3f}", str(row.n)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +63,16 @@ class SetAttrition:
         return sum(source.kept for source in self.sources)
 
     @property
+    def splits(self) -> dict[str, int]:
+        """Samples by split over all sources."""
+        kept = Counter[str]()
+        for source in self.sources:
+            for row in source.rows:
+                if row.kind == "kept":
+                    kept[row.what] += row.count
+        return dict(kept)
+
+    @property
     def problems(self) -> list[str]:
         """What does not add up; empty where all does."""
         found = [
@@ -97,7 +108,7 @@ def _source(source: str, rows: Sequence[dict[str, Any]]) -> SourceAttrition:
     for row in dropped:
         left -= row["count"]
         lines.append(AttritionRow("dropped", f"{row['stage']}: {row['reason'].replace('_', ' ')}", row["count"], left))
-    lines += [AttritionRow("kept", f"{row['reason']} samples", row["count"], left) for row in kept]
+    lines += [AttritionRow("kept", row["reason"], row["count"], left) for row in kept]
     return SourceAttrition(
         source,
         tuple(lines),

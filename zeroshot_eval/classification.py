@@ -52,18 +52,21 @@ def aurocs(targets: Ints, scores: npt.NDArray[np.floating], weights: Floats) -> 
     return np.stack(columns, axis=1)
 
 
-def classification_metrics(targets: Ints, cosines: Singles, weights: Floats) -> dict[str, Floats]:
-    """Return accuracy, balanced accuracy and macro one-vs-rest AUROC (on cosines), each of shape (B,).
+def classification_metrics(targets: Ints, cosines: Singles, weights: Floats, logit_scale: float) -> dict[str, Floats]:
+    """Return accuracy, balanced accuracy and macro one-vs-rest AUROC, each of shape (B,).
 
-    The prediction is the class of the highest cosine, the first of equals. Both macro metrics average over the classes
-    that the weights leave with samples.
+    The prediction is the class of the highest cosine, the first of equals. `auroc` ranks images by the class's
+    probability, the softmax of the scaled cosines. `auroc_cosine` ranks them by the cosine alone, as some other suites
+    do: it cannot see that an image is near to all classes, and stays near one half where that varies most. Macro
+    metrics average over the classes that the weights leave with samples.
     """
     predicted = cosines.argmax(axis=1)
     correct = (predicted == targets).astype(np.float64)
     return {
         "accuracy": (weights @ correct) / weights.sum(axis=1),
         "balanced_accuracy": mean_defined(recalls(targets, predicted, weights, cosines.shape[1])),
-        "auroc": mean_defined(aurocs(targets, cosines, weights)),
+        "auroc": mean_defined(aurocs(targets, log_odds(cosines * logit_scale), weights)),
+        "auroc_cosine": mean_defined(aurocs(targets, cosines, weights)),
     }
 
 
@@ -71,6 +74,16 @@ def mean_defined(values: Floats) -> Floats:
     """Return the mean over the last axis of what is not NaN; NaN where nothing is defined."""
     defined = ~np.isnan(values)
     return _divide(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1).astype(np.float64))
+
+
+def log_odds(logits: npt.NDArray[np.floating]) -> Floats:
+    """Return log(p / (1 - p)) of the softmax probabilities p, shape (n, C): their order, without saturating at 1."""
+    columns = []
+    for index in range(logits.shape[1]):
+        others = np.delete(logits, index, axis=1).astype(np.float64)
+        highest = others.max(axis=1)
+        columns.append(logits[:, index] - highest - np.log(np.exp(others - highest[:, None]).sum(axis=1)))
+    return np.stack(columns, axis=1)
 
 
 def softmax(logits: npt.NDArray[np.floating]) -> Floats:

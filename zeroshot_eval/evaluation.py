@@ -22,7 +22,14 @@ from shards.reader import ShardSet
 from zeroshot_eval.bootstrap import BootstrapConfig
 from zeroshot_eval.embedding import Embedder, ImageEmbeddings, embed_sets, embed_unique_texts
 from zeroshot_eval.scores import Context, score_rows
-from zeroshot_eval.scoring import ClassificationResult, RetrievalResult, Score, score_classification, score_retrieval
+from zeroshot_eval.scoring import (
+    ClassificationResult,
+    RetrievalResult,
+    Score,
+    Texts,
+    score_classification,
+    score_retrieval,
+)
 from zeroshot_eval.selection import Pool, Selection, Skipped, select_classification, select_retrieval
 from zeroshot_eval.suite import ClassificationTask, RetrievalTask, Suite, load_suite
 
@@ -117,7 +124,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
     )
     selections = [selection for _, selection in (*classify, *retrieve)]
     images = embed_sets(embedder, config.sets, _wanted(selections), config.jobs)
-    texts = embed_unique_texts(embedder, _texts(classify, retrieve))
+    texts = Texts(embed_unique_texts(embedder, _texts(classify, retrieve)), _logit_scale(folder))
     bootstrap = BootstrapConfig(samples=config.bootstrap_samples, seed=config.seed)
     with tqdm(total=len(selections), desc="scoring", unit="task", file=sys.stderr) as bar:
         scored = []
@@ -144,7 +151,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
         retrieval=tuple(ranked),
         skipped=tuple(skipped),
         rows=tuple(score_rows(context, scored, ranked)),
-        logit_scale=_logit_scale(folder),
+        logit_scale=texts.logit_scale,
         repeated=pool.duplicates.total(),
     )
 

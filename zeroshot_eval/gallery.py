@@ -14,7 +14,7 @@ from shards.reader import ShardSet
 from zeroshot_eval.classification import softmax
 from zeroshot_eval.scoring import ClassificationResult
 
-EXAMPLES = 4  # right ones, and as many wrong ones, of each task
+EXAMPLES = 3  # right ones, and as many wrong ones, of each task
 THUMBNAIL_SIDE = 160
 SHOWN_CLASSES = 3
 

@@ -25,11 +25,13 @@ from zeroshot_eval.scoring import ClassificationResult, RetrievalResult, Score
 TEMPLATE = "report.html.j2"
 LEVEL = 0.95
 HEADLINE = "balanced_accuracy"
+HEADLINES = ("accuracy", "balanced_accuracy", "auroc")
 
 METRIC_NAMES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "auroc": "AUROC",
+    "auroc_cosine": "AUROC of cosines",
     "mrr": "MRR",
     "median_rank": "median rank",
 }
@@ -137,7 +139,9 @@ def _context(evaluation: Evaluation) -> dict[str, Any]:
         "suite": evaluation.suite,
         "evaluation": evaluation,
         "images": evaluation.images_scored(),
-        "overall": [Figure(METRIC_NAMES[row.metric], row) for row in rows if row.level == "overall"],
+        "overall": [
+            Figure(METRIC_NAMES[row.metric], row) for row in rows if row.level == "overall" and row.metric in HEADLINES
+        ],
         "retrieval_heads": _retrieval_heads(rows),
         "modalities": [
             Figure(modality_name(row.modality or ""), row)
@@ -162,7 +166,7 @@ def _task_page(evaluation: Evaluation, result: ClassificationResult) -> TaskPage
         result=result,
         title=task.name.replace("_", " "),
         modality=modality_name(task.modality),
-        dataset=dataset_name(result),
+        dataset=_spaced(dataset_name(result)),
         figures=[Figure(METRIC_NAMES[row.metric], row) for row in rows if row.metric in METRIC_NAMES],
         classes=_classes(result, rows),
         examples=choose_examples(result, evaluation.sets, evaluation.logit_scale, evaluation.config.seed),
@@ -190,7 +194,9 @@ def _classes(result: ClassificationResult, rows: Sequence[Score]) -> list[dict[s
 
 def _retrieval_page(evaluation: Evaluation, result: RetrievalResult) -> RetrievalPage:
     rows = [row for row in evaluation.rows if row.task == result.task.name]
-    return RetrievalPage(result, dataset_name(result), [Figure(_retrieval_name(row.metric), row) for row in rows])
+    return RetrievalPage(
+        result, _spaced(dataset_name(result)), [Figure(_retrieval_name(row.metric), row) for row in rows]
+    )
 
 
 def _retrieval_name(metric: str) -> str:
@@ -200,12 +206,12 @@ def _retrieval_name(metric: str) -> str:
 
 def _retrieval_heads(rows: Sequence[Score]) -> list[Figure]:
     heads = [row for row in rows if row.level == "task" and row.metric == "image_to_text/recall@5"]
-    return [Figure("image-to-text recall@5", row) for row in heads[:1]]
+    return [Figure(f"image-to-text recall@5, {(row.task or '').replace('_', ' ')}", row) for row in heads]
 
 
 def _by_dataset(rows: Sequence[Score]) -> list[Figure]:
     found = [row for row in rows if row.level == "dataset" and row.metric == HEADLINE]
-    return [Figure(row.dataset or "", row) for row in found]
+    return [Figure(_spaced(row.dataset or ""), row) for row in found]
 
 
 def _attrition(evaluation: Evaluation) -> list[SetAttrition]:
@@ -227,6 +233,11 @@ def _command(config: EvalConfig) -> str:
         str(config.seed),
     ]
     return shlex.join(parts)
+
+
+def _spaced(dataset: str) -> str:
+    """Let the line break between sources."""
+    return dataset.replace("+", " + ")
 
 
 def _number(value: float, metric: str) -> str:

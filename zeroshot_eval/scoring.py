@@ -21,7 +21,7 @@ Ints = npt.NDArray[np.int64]
 Level = Literal["task", "dataset", "modality", "overall"]
 Embed = Callable[[Sequence[Item]], Singles]
 
-AVERAGED = ("accuracy", "balanced_accuracy", "auroc")
+AVERAGED = ("accuracy", "balanced_accuracy", "auroc", "auroc_cosine")
 DIRECTIONS = {"image_to_text": image_to_text_ranks, "text_to_image": text_to_image_ranks}
 
 
@@ -36,6 +36,14 @@ class Measure:
     def interval(self, level: float) -> tuple[float, float] | None:
         """Return the percentile interval, or None where the data do not allow one."""
         return interval(self.replicates, level) if len(self.replicates) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The text side of a checkpoint: the unit-length embedding (D,) of every text, and the learned scale of cosines."""
+
+    embeddings: Mapping[str, Singles]
+    logit_scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,31 +113,31 @@ def score_classification(
     task: ClassificationTask,
     selection: Selection,
     images: Singles,
-    texts: Mapping[str, Singles],
+    texts: Texts,
     config: BootstrapConfig,
 ) -> ClassificationResult:
-    """Score one classification task; `texts` maps every prompt to its unit-length embedding."""
+    """Score one classification task."""
     prompts = task.prompts()
-    rows = np.stack([texts[prompt] for many in prompts.values() for prompt in many])
+    rows = np.stack([texts.embeddings[prompt] for many in prompts.values() for prompt in many])
     cosines: Singles = images @ prompt_ensemble(rows, [len(many) for many in prompts.values()]).T
     targets, classes = selection.targets, list(task.classes)
 
     def statistic(weights: Floats) -> dict[str, Floats]:
-        found = classification_metrics(targets, cosines, weights)
+        found = classification_metrics(targets, cosines, weights, texts.logit_scale)
         by_class = recalls(targets, cosines.argmax(axis=1), weights, len(classes))
         return found | {f"recall/{name}": by_class[:, index] for index, name in enumerate(classes)}
 
-    chance = dict.fromkeys(["auroc"], 0.5)
+    chance = dict.fromkeys(["auroc", "auroc_cosine"], 0.5)
     measures = _measures(statistic, selection.groups, config, lambda metric: chance.get(metric, 1 / len(classes)))
     return ClassificationResult(task, selection, cosines, measures)
 
 
 def score_retrieval(
-    task: RetrievalTask, selection: Selection, images: Singles, texts: Mapping[str, Singles], config: BootstrapConfig
+    task: RetrievalTask, selection: Selection, images: Singles, texts: Texts, config: BootstrapConfig
 ) -> RetrievalResult:
     """Score one retrieval task both ways, one caption (the first) an image."""
     captions, text_of_image = np.unique([item.caption for item in selection.items], return_inverse=True)
-    distinct = np.stack([texts[str(caption)] for caption in captions])
+    distinct = np.stack([texts.embeddings[str(caption)] for caption in captions])
     copies = np.bincount(text_of_image)
     chance = chance_metrics(text_of_image)
     measures: dict[str, Measure] = {}

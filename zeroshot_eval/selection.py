@@ -49,6 +49,56 @@ class Selection:
         return [item.group for item in self.items]
 
     @property
+    def sources(self) -> list[str]:
+        """The sources that the samples come from, sorted."""
+        return sorted({item.source for item in self.items})
+
+    @property
+    def set_indices(self) -> list[int]:
+        """The sets that the samples come from, sorted."""
+        return sorted({item.set_index for item in self.items})
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A task that is not scored, and why; the report and scores.json name it."""
+
+    task: str
+    reason: str
+
+
+class Pool:
+    """The samples of several sets by split, read once; a key that an earlier set holds already is left out."""
+
+    def __init__(self, sets: Sequence[ShardSet]) -> None:
+        self.sets = tuple(sets)
+        self._splits: dict[str, tuple[Item, ...]] = {}
+        self.duplicates: Counter[str] = Counter()
+
+    def items(self, split: str) -> tuple[Item, ...]:
+        """Return the samples of a split, set after set, in index order."""
+        if split not in self._splits:
+            seen: set[str] = set()
+            items: list[Item] = []
+            for set_index, shard_set in enumerate(self.sets):
+                for item in _read_split(set_index, shard_set, split):
+                    if item.key in seen:
+                        self.duplicates[split] += 1
+                    else:
+                        seen.add(item.key)
+                        items.append(item)
+            self._splits[split] = tuple(items)
+        return self._splits[split]
+
+    def vocabulary(self, task: str) -> list[str] | None:
+        """Return the class ids that the sets' manifests list for a label task, or None where no set knows it."""
+        found = [shard_set.manifest["tasks"].get(task) for shard_set in self.sets]
+        known = [entry["classes"] for entry in found if entry is not None]
+        return sorted({class_id for classes in known for class_id in classes}) if known else None
+
+    def tasks(self) -> set[str]:
+        """Return the label tasks that the sets know."""
+        return {task for shard_set in self.sets for task in shard_set.manifest["tasks"]}
 
 
 def select_classification(task: ClassificationTask, pool: Pool) -> Selection | Skipped:
@@ -72,10 +122,9 @@ def select_classification(task: ClassificationTask, pool: Pool) -> Selection | S
     asked = set(task.only_classes or task.classes)
     index = {class_id: number for number, class_id in enumerate(task.classes)}
     items, targets, excluded = [], [], Counter[str]()
-    for item in pool.items(task.split):
-        labels = item.labels.get(task.task, [])
-        if not labels or not _of_sources(item, task.sources):
-            continue
+    labelled = [item for item in pool.items(task.split) if task.task in item.labels and _of_sources(item, task.sources)]
+    for item in labelled:
+        labels = item.labels[task.task]
         if reason := _no_target(labels, index):
             excluded[reason] += 1
         elif labels[0] in asked:
@@ -87,8 +136,8 @@ def select_classification(task: ClassificationTask, pool: Pool) -> Selection | S
 
 
 def _no_target(labels: Sequence[str], index: Mapping[str, int]) -> str | None:
-    if len(labels) > 1:
-        return "more than one label"
+    if len(labels) != 1:
+        return f"{len(labels)} labels"
     return None if labels[0] in index else f"label {labels[0]!r} is no candidate"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from html import escape
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -161,7 +162,7 @@ def _figure_xml(figure: Figure, number: int, extension: bool) -> str:
     href = figure.file if extension else figure.file.rpartition(".")[0]
     return (
         f'<fig id="{figure.identifier}" position="float"><label>Figure {number}</label>'
-        f'<caption><p>{figure.caption}</p></caption><graphic xlink:href="{href}"/></fig>'
+        f'<caption><p>{escape(figure.caption)}</p></caption><graphic xlink:href="{href}"/></fig>'
     )
 
 

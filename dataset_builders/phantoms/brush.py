@@ -78,12 +78,15 @@ class Brush:
         return layer.astype(np.float32) * np.float32(1 / 255)
 
     def dots(self, centres: npt.NDArray[np.float32], radii: npt.NDArray[np.float32]) -> Mask:
-        """Return filled discs; `centres` has the shape (N, 2), `radii` (N,)."""
-        layer = np.zeros((self.size, self.size), dtype=np.uint8)
-        scale = self.size * (1 << SUBPIXEL_BITS) / 2
-        for (x, y), radius in zip(self._pixels(centres), radii, strict=True):
-            cv2.circle(layer, (int(x), int(y)), round(radius * scale), 255, -1, cv2.LINE_AA, SUBPIXEL_BITS)
-        return layer.astype(np.float32) * np.float32(1 / 255)
+        """Return filled discs; `centres` has the shape (N, 2), `radii` (N,). Drawn twice as large, then averaged."""
+        side = 2 * self.size
+        layer = np.zeros((side, side), dtype=np.uint8)
+        scale = side / 2 * (1 << SUBPIXEL_BITS)
+        places = np.rint((centres + 1.0) * scale - (1 << SUBPIXEL_BITS) / 2).astype(int).tolist()
+        for (x, y), radius in zip(places, np.rint(radii * scale).astype(int).tolist(), strict=True):
+            cv2.circle(layer, (x, y), radius, 255, -1, cv2.LINE_AA, SUBPIXEL_BITS)
+        small = cv2.resize(layer, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        return small.astype(np.float32) * np.float32(1 / 255)
 
     def texture(self, cells: int) -> Mask:
         """Return smooth noise of standard deviation near 0.5, with about `cells` bumps along a side."""
@@ -110,7 +113,7 @@ class Brush:
         """Return `number` lengths between the two."""
         return (low + (high - low) * self.rng.random(number)).astype(np.float32)
 
-    def _pixels(self, points: Sequence[Point] | npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+    def _pixels(self, points: Sequence[Point]) -> npt.NDArray[np.int32]:
         pixels = (np.asarray(points, dtype=np.float64) + 1.0) * (self.size / 2) - 0.5
         return np.rint(pixels * (1 << SUBPIXEL_BITS)).astype(np.int32)
 

@@ -46,10 +46,10 @@ def paint_line(scene: Scene, brush: Brush) -> None:
     along, across = (math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))
     path = []
     for t in np.linspace(-half, half, 6).tolist():
-        kink = brush.between(-0.045, 0.045)
+        kink = brush.between(-0.06, 0.06)
         path.append((x + along[0] * t + across[0] * kink, y + along[1] * t + across[1] * kink))
     width = brush.between(0.07, 0.1)
-    paint(scene.picture, brush.strokes([path], width * 2.4) * scene.organ, scene.palette.fringe, 0.85)
+    paint(scene.picture, brush.strokes([path], width * 1.9) * scene.organ, scene.palette.fringe, 0.6)
     paint(scene.picture, brush.strokes([path], width) * scene.organ, scene.palette.line)
 
 

@@ -140,6 +140,7 @@ def draw_endoscopy(brush: Brush) -> Scene:
     view = brush.ellipse((0, 0), (0.98, 0.98), soft=0.03)
     glints = brush.dots(brush.spots(view, 3), brush.radii(0.02, 0.035, 3))
     paint(picture, glints, (1.0, 0.97, 0.95), 0.8)
+    picture *= view[..., None]
     around = brush.ellipse((0, 0), (0.6, 0.6)) * (distance > 0.3)
     palette = Palette(
         mass=(0.99, 0.66, 0.58),

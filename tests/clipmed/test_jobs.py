@@ -1,7 +1,11 @@
 """The executor switch: the same results from every kind that runs without a cluster."""
 
 import os
+import subprocess
+import sys
+import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +45,41 @@ def test_a_units_error_reaches_the_caller():
         list(run_units(fail_on_three, [1, 2, 3, 4], JobsConfig(executor="inline"), "fail"))
     with pytest.raises(TypeError, match="bad operand"):
         list(run_units(abs, ["x"], JobsConfig(workers=1), "fail"))
+
+
+ORPHANS = """
+import sys, time
+from clipmed.jobs import JobsConfig, run_units
+
+if __name__ == "__main__":
+    for _ in run_units(time.sleep, [0.05] * 10_000, JobsConfig(workers=2), "orphans"):
+        print("running", flush=True)
+"""
+
+
+def test_kill_9_leaves_no_orphaned_workers(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(ORPHANS)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    with parent:
+        parent.stdout.readline()
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        workers = [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        parent.kill()
+    assert workers
+    while any(is_running(worker) for worker in workers):  # the suite's timeout ends this
+        time.sleep(0.05)
+
+
+def is_running(process):
+    """Whether a process exists and is not a zombie that waits to be reaped."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_workers_are_validated():

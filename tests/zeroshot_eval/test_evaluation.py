@@ -138,6 +138,7 @@ def test_a_damaged_cache_is_computed_anew_with_a_message(
     assert capsys.readouterr().err.count("embedding cache is damaged and is computed anew") == 2
 
 
+@pytest.mark.slow
 def test_processes_give_the_scores_of_one(evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(embedding, "BLOCK_ROWS", 40)  # three parts
     jobs = JobsConfig(executor="processes", workers=2)
