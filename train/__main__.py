@@ -34,6 +34,8 @@ Exit status: 0 trained, 1 failed, 2 wrong usage.
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
+    # Read when torch is loaded, which is later: threads that wait sleep, or one busy neighbour slows every step.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if args is None else args)
     if not words or words[0] in {"-h", "--help"}:
         print(USAGE)

@@ -29,7 +29,7 @@ def demo() -> TrainConfig:
         out=Path("build/demo/run"),
         model=ModelConfig(config="clipmed_demo"),
         data=DataConfig(sets=(Path("build/demo/set"),), batch_size=128, workers=1),
-        optim=OptimConfig(lr=1e-3, weight_decay=0.1, warmup_steps=40, steps=500),
+        optim=OptimConfig(lr=2e-3, weight_decay=0.1, warmup_steps=40, steps=400),
         checkpoint=CheckpointConfig(every_steps=100),
         validate=ValidateConfig(every_steps=100, samples=256),
     )

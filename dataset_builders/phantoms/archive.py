@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from clipmed.files import write_bytes, write_json, write_text
+from clipmed.files import write_bytes, write_json
 from dataset_builders.phantoms import sentences
 from dataset_builders.phantoms.articles import Article, Defect, jats, make_article
 from dataset_builders.phantoms.config import PhantomConfig
@@ -60,7 +60,8 @@ def write_in_bucket(bucket: Path, article: Article, version: int) -> None:
     folder.mkdir(parents=True)
     xml = jats(article, extension=True)
     write_bytes(folder / f"{name}.xml", xml)
-    write_text(folder / f"{name}.txt", f"{article.title}\n\n{sentences.NOTICE}\n")
+    text = f"{article.title}\n\n{sentences.NOTICE}\n".encode()
+    write_bytes(folder / f"{name}.txt", text)
     has_media = article.defect is not Defect.TEXT_MINING_ONLY
     media = [figure for figure in article.figures if figure.image and has_media]
     for figure in media:
@@ -80,7 +81,7 @@ def write_in_bucket(bucket: Path, article: Article, version: int) -> None:
         "is_retracted": article.defect is Defect.RETRACTED,
         "license_code": article.license,
         "xml_url": _url(f"{name}/{name}.xml", xml),
-        "text_url": f"{BUCKET}/{name}/{name}.txt",
+        "text_url": _url(f"{name}/{name}.txt", text),
         "media_urls": urls,
     }
     write_json(folder / f"{name}.json", metadata)

@@ -134,16 +134,18 @@ def _figure(rng: np.random.Generator, config: PhantomConfig, index: int, number:
 
 
 def _panel_image(rng: np.random.Generator, size: int, panels: Sequence[tuple[str, str]]) -> bytes:
-    """Draw the panels in one row, with white gutters and, where there are several, letters."""
+    """Draw the panels, two in a row, with white gutters and, where there are several, letters."""
     gutter = size // 12
-    sheet = Image.new("RGB", (len(panels) * (size + gutter) - gutter, size), "white")
+    step = size + gutter
+    columns, rows = min(2, len(panels)), (len(panels) + 1) // 2
+    sheet = Image.new("RGB", (columns * step - gutter, rows * step - gutter), "white")
     for number, (modality, finding) in enumerate(panels):
         panel = Image.fromarray(draw_phantom(modality, finding, rng, size))
         if len(panels) > 1:
             pen = ImageDraw.Draw(panel)
             pen.rectangle((2, 2, 13, 14), fill="white")
             pen.text((5, 2), chr(65 + number), fill="black")
-        sheet.paste(panel, (number * (size + gutter), 0))
+        sheet.paste(panel, (number % 2 * step, number // 2 * step))
     return encode(sheet, "JPEG")
 
 

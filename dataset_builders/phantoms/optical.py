@@ -143,7 +143,7 @@ def draw_endoscopy(brush: Brush) -> Scene:
     picture *= view[..., None]
     around = brush.ellipse((0, 0), (0.6, 0.6)) * (distance > 0.3)
     palette = Palette(
-        mass=(0.99, 0.66, 0.58),
+        mass=(1.0, 0.8, 0.64),
         rim=(0.98, 0.92, 0.68),
         core=(0.36, 0.05, 0.07),
         dots=(1.0, 0.99, 0.92),

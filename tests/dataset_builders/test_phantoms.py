@@ -117,7 +117,7 @@ def test_the_bucket_has_todays_layout_and_true_checksums(archives):
         metadata = json.loads(path.read_text())
         name = f"{metadata['pmcid']}.{metadata['version']}"
         assert (bucket / name / f"{name}.json").read_bytes() == path.read_bytes()
-        for url in [metadata["xml_url"], *metadata["media_urls"]]:
+        for url in [metadata["xml_url"], metadata["text_url"], *metadata["media_urls"]]:
             key, _, md5 = url.removeprefix("s3://pmc-oa-opendata/").partition("?md5=")
             assert hashlib.md5((bucket / key).read_bytes()).hexdigest() == md5
 
