@@ -58,7 +58,7 @@ def load_checkpoint(location: str | Path, device: str = "cpu") -> TwoTower:
 
 
 def checkpoint_folder(location: str | Path) -> Path:
-    """Return the folder that holds a checkpoint's files; a hub checkpoint is downloaded, or found in the cache, first."""
+    """Return the folder of a checkpoint; one of the hub is downloaded, or found in the cache, first."""
     return _fetch(str(location)) if str(location).startswith(HUB_PREFIX) else Path(location)
 
 

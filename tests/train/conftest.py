@@ -93,6 +93,7 @@ def make_config(shard_set: Path, model_json: Path, folder: Path) -> TrainConfig:
         model=ModelConfig(config=str(model_json)),
         data=replace(base.data, sets=(shard_set,), workers=0),
         gradcache=replace(base.gradcache, image_micro_batch=4, text_micro_batch=8),
+        optim=replace(base.optim, lr=1e-3),
         checkpoint=replace(base.checkpoint, every_steps=2),
         tracking=replace(base.tracking, tensorboard=False),
     )
