@@ -66,9 +66,14 @@ def classify(config: Classify) -> None:
             print(json.dumps({"image": str(path), "label": result.label, "probabilities": result.probabilities}))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("image", *config.labels, title=f"Probabilities by {config.checkpoint}", caption="Research use only.")
+    table = Table(
+        Column("image", overflow="fold"),
+        *config.labels,
+        title=f"Probabilities by {config.checkpoint}",
+        caption="Research use only.",
+    )
     for path, result in zip(paths, results, strict=True):
         cells = [
             f"[bold green]{value:.3f}[/]" if label == result.label else f"{value:.3f}"
