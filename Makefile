@@ -40,10 +40,11 @@ demo: $(READY) ## the whole road on phantoms: archives, shards, model, report (u
 	@echo "model:         $(DEMO)/run/model"
 	@echo "report:        $(DEMO)/scores/report.html   (open it in a browser)"
 
-shards: $(READY) ## build and pack your own data: make shards SOURCES=sources.yaml [OUT=build] [EXECUTOR=slurm]
+shards: $(READY) ## build and pack your own data: make shards SOURCES=sources.yaml [ROOT=FOLDER] [PACK="options of shards pack"] [OUT=build] [EXECUTOR=slurm]
 	@test -n "$(SOURCES)" || { echo "say which sources: make shards SOURCES=sources.yaml"; exit 2; }
-	$(PY) -m dataset_builders build $(SOURCES) --out $(OUT)/spools --jobs.executor $(EXECUTOR) --jobs.workers $(WORKERS)
-	$(PY) -m shards pack $(OUT)/spools/* --out $(OUT)/set
+	$(PY) -m dataset_builders build $(SOURCES) $(if $(ROOT),--root $(ROOT)) --out $(OUT)/spools \
+	  --jobs.executor $(EXECUTOR) --jobs.workers $(WORKERS)
+	$(PY) -m shards pack $(OUT)/spools/* --out $(OUT)/set $(PACK)
 	$(PY) -m shards verify $(OUT)/set
 	$(PY) -m shards browse $(OUT)/set --out $(OUT)/set.html
 
