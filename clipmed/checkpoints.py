@@ -63,7 +63,10 @@ def checkpoint_folder(location: str | Path) -> Path:
 
 
 def load_weights(model: torch.nn.Module, folder: Path) -> None:
-    """Load the folder's safetensors into `model`; every key must match in name and shape."""
+    """Load the folder's safetensors into `model`; every key must match in name and shape.
+
+    Weights of OpenCLIP's older layout, without a text tower of its own, are renamed where the model has one.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -77,7 +80,12 @@ def load_weights(model: torch.nn.Module, folder: Path) -> None:
         state = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged ({error}); fetch or save it again") from error
-    _check_state(model.state_dict(), state, path)
+    wanted = model.state_dict()
+    if "text.positional_embedding" in wanted and "positional_embedding" in state:
+        from open_clip.model import convert_to_custom_text_state_dict
+
+        state = convert_to_custom_text_state_dict(state)
+    _check_state(wanted, state, path)
     model.load_state_dict(state)
 
 

@@ -25,6 +25,8 @@ class ModelConfig:
     """a config shipped with clipmed, the path of an OpenCLIP JSON config, or any OpenCLIP model name"""
     pretrained: str | None = None
     """start from these weights: an OpenCLIP tag of that model, or the folder of a checkpoint"""
+    image_weights: str | None = None
+    """start the image tower from that of another CLIP model: the folder of a checkpoint, or OpenCLIP's MODEL:TAG"""
     pretrained_image: bool = False
     """start the image tower from timm's weights"""
     pretrained_text: bool = False
@@ -35,10 +37,15 @@ class ModelConfig:
     """text length in tokens, instead of the config's"""
 
     def __post_init__(self) -> None:
-        if self.pretrained and (self.pretrained_image or self.pretrained_text):
+        if self.pretrained and (self.pretrained_image or self.pretrained_text or self.image_weights):
             raise ConfigError(
-                f"pretrained={self.pretrained!r} replaces both towers; allowed: either it, or pretrained_image and "
-                "pretrained_text; drop one of them"
+                f"pretrained={self.pretrained!r} replaces both towers; allowed: either it, or image_weights, "
+                "pretrained_image and pretrained_text; drop one of them"
+            )
+        if self.image_weights and self.pretrained_image:
+            raise ConfigError(
+                f"image_weights={self.image_weights!r} and pretrained_image both give the image tower's weights; "
+                "drop one of them"
             )
 
 
@@ -62,11 +69,14 @@ class TwoTower:
 def build_two_tower(config: ModelConfig) -> TwoTower:
     """Build a model from its config, with random weights unless the config names others.
 
+    The text tower is a module of its own (OpenCLIP's `custom_text`), whatever the config says: its weights have one
+    layout then, and both towers can be cut, compiled, sharded and locked apart.
+
     Raises:
         ConfigError: an unknown model or pretrained tag, with what is allowed.
         CheckpointError: `pretrained` is a folder that does not hold matching weights.
     """
-    model_cfg = model_config(config.config)
+    model_cfg = model_config(config.config) | {"custom_text": True}
     if config.image_size:
         model_cfg["vision_cfg"]["image_size"] = config.image_size
     if config.context_length:
@@ -79,7 +89,10 @@ def build_two_tower(config: ModelConfig) -> TwoTower:
         return two_tower
     if config.pretrained:
         return _from_openclip_tag(config.config, config.pretrained, model_cfg)
-    return assemble(model_cfg, pretrained_image=config.pretrained_image, pretrained_text=config.pretrained_text)
+    two_tower = assemble(model_cfg, pretrained_image=config.pretrained_image, pretrained_text=config.pretrained_text)
+    if config.image_weights:
+        _take_image_tower(two_tower, config.image_weights)
+    return two_tower
 
 
 def model_config(name: str) -> dict[str, Any]:
@@ -175,19 +188,55 @@ def _tokenizer(text_cfg: dict[str, Any], folder: Path | None) -> Callable[[list[
 def _from_openclip_tag(name: str, tag: str, model_cfg: dict[str, Any]) -> TwoTower:
     import open_clip
 
+    _check_tag(name, tag)
+    model = open_clip.create_model(
+        name,
+        pretrained=tag,
+        force_image_size=model_cfg["vision_cfg"].get("image_size"),
+        force_context_length=model_cfg["text_cfg"].get("context_length"),
+        force_custom_text=True,
+    )
+    return _two_tower(model, model_cfg, dict(model.visual.preprocess_cfg), None)
+
+
+def _check_tag(name: str, tag: str) -> None:
+    import open_clip
+
     tags: Sequence[str] = open_clip.list_pretrained_tags_by_model(name)
     if tag not in tags:
         raise ConfigError(
             f"model {name!r} has no pretrained weights {tag!r}{nearest(tag, tags)} "
             f"Allowed: the folder of a checkpoint, or one of: {', '.join(tags) or 'none'}"
         )
-    model = open_clip.create_model(
-        name,
-        pretrained=tag,
-        force_image_size=model_cfg["vision_cfg"].get("image_size"),
-        force_context_length=model_cfg["text_cfg"].get("context_length"),
-    )
-    return _two_tower(model, model_cfg, dict(model.visual.preprocess_cfg), None)
+
+
+def _take_image_tower(two_tower: TwoTower, location: str) -> None:
+    """Start the image tower from that of a checkpoint folder, or of an OpenCLIP model and tag, pixel statistics too.
+
+    Position embeddings are interpolated to the model's own image size.
+    """
+    from open_clip.model import resize_pos_embed
+
+    if Path(location).is_dir():
+        from clipmed.checkpoints import load_checkpoint
+
+        source = load_checkpoint(location)
+    else:
+        name, _, tag = location.partition(":")
+        _check_tag(name, tag)
+        source = _from_openclip_tag(name, tag, model_config(name))
+    own, other = (model.model.get_submodule("visual") for model in (two_tower, source))
+    state = {f"visual.{name}": tensor for name, tensor in other.state_dict().items()}
+    try:
+        resize_pos_embed(state, two_tower.model)
+        own.load_state_dict({name.removeprefix("visual."): tensor for name, tensor in state.items()})
+    except RuntimeError as error:
+        said = " ".join(str(error).split())[:300]
+        raise ConfigError(
+            f"image_weights: the image tower of {location} does not fit this model's vision_cfg: {said}; allowed: one "
+            "of the same architecture and embedding size"
+        ) from error
+    two_tower.mean, two_tower.std = source.mean, source.std
 
 
 def _read_json_config(path: Path) -> dict[str, Any]:

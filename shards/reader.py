@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,13 @@ from shards.manifest import INDEX_FILE, MANIFEST, read_manifest
 from shards.tars import RandomAccess
 
 _PLACES = ("shard", "split", "jpg_offset", "jpg_size", "json_offset", "json_size")
+
+
+class SampleError(NamedTuple):
+    """Why a sample could not be read: a reason code, and what was seen."""
+
+    reason: str
+    detail: str
 
 
 class ShardSet:
@@ -62,6 +70,21 @@ class ShardSet:
         if split not in names:
             raise DataError(f"unknown split {split!r}; allowed: {', '.join(names)}")
         return np.flatnonzero(self._places["split"] == names.index(split)).astype(np.int64)
+
+    @property
+    def location(self) -> str:
+        """Where the set lies."""
+        return str(self.path)
+
+    def fetch(self, rows: Sequence[int]) -> list[tuple[bytes, dict[str, Any]] | SampleError]:
+        """Return image bytes and record of each row, or why that row cannot be read."""
+        return [self._fetch_one(row) for row in rows]
+
+    def _fetch_one(self, row: int) -> tuple[bytes, dict[str, Any]] | SampleError:
+        try:
+            return self.image_bytes(row), self.record(row)
+        except DataError as error:
+            return SampleError("shard_missing" if "missing" in str(error) else "shard_short", str(error))
 
     def image_bytes(self, row: int) -> bytes:
         """Return the stored JPEG of a row."""

@@ -11,6 +11,7 @@ from clipmed.configuration import to_dict
 from clipmed.licenses import LicenseGroup, license_group
 from shards.reader import ShardSet
 from train.config import TrainConfig
+from train.summary import settings_in_words
 
 PHANTOM_PREFIX = "phantom"
 PHANTOM_WARNING = """\
@@ -64,7 +65,9 @@ def model_card(config: TrainConfig, sets: Sequence[ShardSet], validation: Mappin
             *_validation_section(validation),
             "## Settings",
             "",
-            f"{config.optim.steps} steps of {config.data.batch_size} pairs, {config.loss}, {config.precision}.",
+            f"{config.optim.steps} steps.",
+            "",
+            *(f"- {name}: {words}" for name, words in settings_in_words(config)),
             "",
             "```yaml",
             yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True).rstrip(),

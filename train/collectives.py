@@ -58,13 +58,27 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter], world_size: int)
             gradient.copy_(mean.view_as(gradient))
 
 
-def mean_over_processes(value: torch.Tensor, world_size: int) -> torch.Tensor:
-    """Return the mean of a tensor over the processes."""
+def sum_over_processes(value: torch.Tensor, world_size: int) -> torch.Tensor:
+    """Return the sum of a tensor over the processes."""
     if world_size == 1:
         return value
     total = value.clone()
     dist.all_reduce(total)
-    return total / world_size
+    return total
+
+
+def mean_over_processes(value: torch.Tensor, world_size: int) -> torch.Tensor:
+    """Return the mean of a tensor over the processes."""
+    return sum_over_processes(value, world_size) / world_size
+
+
+def largest_over_processes(value: int, world_size: int, device: torch.device) -> int:
+    """Return the largest of the processes' integers."""
+    if world_size == 1:
+        return value
+    largest = torch.tensor(value, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def broadcast_weights(model: torch.nn.Module, world_size: int) -> None:

@@ -16,18 +16,21 @@ from shards.stream import StreamConfig
 class DataConfig:
     """What is trained on, and in what batches."""
 
-    sets: tuple[Path, ...] = ()
-    """folders of shard sets that `python -m shards pack` wrote; several are mixed"""
+    sets: tuple[str, ...] = ()
+    """shard sets that `python -m shards pack` wrote, as folders or URLs (s3://, https://); several are mixed"""
     split: str = "train"
     """the split to train on"""
     batch_size: int = 256
     """image-caption pairs of one step, over all processes together"""
     workers: int = 1
     """loader processes of each training process; 0 decodes in the training process. Does not change the samples"""
+    on_bad_sample: Literal["stop", "skip"] = "stop"
+    """a missing, cut off or damaged shard or image stops the run, or is skipped for another sample and recorded"""
     stream: StreamConfig = field(default_factory=StreamConfig)
     """order and mixture of the samples"""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sets", tuple(str(path) for path in self.sets))
         _at_least("data.batch_size", self.batch_size, 2, "a pair needs another to be told from")
         _at_least("data.workers", self.workers, 0)
 
@@ -79,6 +82,18 @@ class OptimConfig:
     """optimiser steps of the whole run"""
     clip_grad_norm: float | None = 1.0
     """largest gradient norm; larger gradients are scaled down"""
+    image_lr_factor: float = 1.0
+    """the image tower's learning rate as a multiple of lr"""
+    text_lr_factor: float = 1.0
+    """the text tower's learning rate as a multiple of lr"""
+    layer_decay: float = 1.0
+    """each layer's learning rate as a multiple of that of the layer above it, towards the inputs; 1 for equal rates"""
+    locked: tuple[Literal["image", "text"], ...] = ()
+    """towers whose weights stay as they are (LiT locks the image tower); the projections into the joint space train"""
+    ema_decay: float | None = None
+    """keep a running mean of the weights with this decay a step, and validate and publish it; None keeps none"""
+    wise_ft: float | None = None
+    """publish initial weights + this share of the way to the trained ones (WiSE-FT); None publishes the trained ones"""
 
     def __post_init__(self) -> None:
         _at_least("optim.steps", self.steps, 1)
@@ -93,10 +108,35 @@ class OptimConfig:
             )
         for beta in self.betas:
             _between("optim.betas", beta, 0.0, 0.99999)
+        for name in ("image_lr_factor", "text_lr_factor"):
+            _between(f"optim.{name}", getattr(self, name), 0.0, 100.0)
+        _between("optim.layer_decay", self.layer_decay, 0.01, 1.0)
+        for name in ("ema_decay", "wise_ft"):
+            value = getattr(self, name)
+            if value is not None:
+                _between(f"optim.{name}", value, 0.0, 1.0)
         if self.clip_grad_norm is not None and self.clip_grad_norm <= 0:
             raise ConfigError(
                 f"optim.clip_grad_norm: got {self.clip_grad_norm}; allowed: above 0, or None for no limit"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossConfig:
+    """The contrastive loss over the global batch, computed by tiles: memory O(B x D)."""
+
+    name: Literal["infonce", "siglip"] = "infonce"
+    """InfoNCE (softmax over the batch, both ways) or SigLIP's sigmoid loss"""
+    equals: Literal["negatives", "masked", "positives"] = "negatives"
+    """pairs of samples with equal caption facts: negatives as in CLIP, masked (left out), or positives as well"""
+    tile: int | None = None
+    """columns of the logits held at once; None chooses. Does not change the result but for rounding"""
+    kernel: Literal["auto", "torch", "triton"] = "auto"
+    """what computes the tiles; triton needs CUDA"""
+
+    def __post_init__(self) -> None:
+        if self.tile is not None:
+            _at_least("loss.tile", self.tile, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,16 +146,33 @@ class GradCacheConfig:
     image_micro_batch: int | None = None
     """images encoded at once by each process; None encodes all of a step together, without a second forward pass"""
     text_micro_batch: int | None = None
-    """texts encoded at once by each process; None encodes all of a step together"""
-    kept_graphs: int = 1
-    """micro-batches of each tower whose activations are kept, so that only the others pay a second forward pass"""
+    """texts encoded at once by each process, at most; None for no limit"""
+    text_tokens: int | None = None
+    """tokens encoded at once by each process, at most, padding counted; texts are sorted by length, so that there is
+    hardly any. None for no limit"""
+    kept_graphs: int | None = None
+    """micro-batches of each tower whose activations are kept, so that only the others pay a second forward pass; None
+    keeps as many as fit into the memory that the first step left free. Does not change the result"""
 
     def __post_init__(self) -> None:
-        for name in ("image_micro_batch", "text_micro_batch"):
+        for name in ("image_micro_batch", "text_micro_batch", "text_tokens"):
             value = getattr(self, name)
             if value is not None:
                 _at_least(f"gradcache.{name}", value, 1)
-        _at_least("gradcache.kept_graphs", self.kept_graphs, 0)
+        if self.kept_graphs is not None:
+            _at_least("gradcache.kept_graphs", self.kept_graphs, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelConfig:
+    """What lets larger models and batches run, and run faster."""
+
+    shard_weights: bool = False
+    """FSDP2: weights, gradients and optimiser states divided over the processes"""
+    compile: bool = False
+    """torch.compile both towers; the first steps take minutes"""
+    recompute_activations: bool = False
+    """activation checkpointing in both towers: less memory, one more forward pass"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,12 +181,63 @@ class CheckpointConfig:
 
     every_steps: int = 100
     """steps between checkpoints; the last step is always one"""
+    every_minutes: float | None = None
+    """minutes between checkpoints, besides those by steps"""
     keep: int = 2
     """checkpoints kept; older ones are removed"""
+    best_metric: str | None = None
+    """validation metric, such as image_to_text_r5; its best checkpoint is kept besides, and published as best/"""
+    background: bool = True
+    """write while training goes on; the next checkpoint waits for the one before"""
+    format: Literal["whole", "sharded"] = "whole"
+    """whole: one file of weights. sharded: every process writes its own part (torch's distributed checkpoint, as
+    safetensors). Either is read by any number of processes"""
 
     def __post_init__(self) -> None:
         _at_least("checkpoint.every_steps", self.every_steps, 1)
         _at_least("checkpoint.keep", self.keep, 1)
+        if self.every_minutes is not None and self.every_minutes <= 0:
+            raise ConfigError(f"checkpoint.every_minutes: got {self.every_minutes}; allowed: above 0, or None")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardConfig:
+    """What happens to steps that would harm the weights. Their samples' keys are written to the run folder."""
+
+    not_finite: Literal["stop", "skip"] = "stop"
+    """a loss or gradient that is not finite stops the run, or its step changes nothing"""
+    spike: Literal["ignore", "skip", "stop"] = "ignore"
+    """a loss far above those before: train on, let the step change nothing, or stop"""
+    spike_deviations: float = 6.0
+    """a spike is a loss this many standard deviations above the mean of the losses before"""
+    window: int = 100
+    """losses that the mean and the deviation are of; no spike is seen before there are so many"""
+    max_skipped: int = 10
+    """skipped steps in a row that stop the run"""
+
+    def __post_init__(self) -> None:
+        _at_least("guard.window", self.window, 2)
+        _at_least("guard.max_skipped", self.max_skipped, 1)
+        if self.spike_deviations <= 0:
+            raise ConfigError(f"guard.spike_deviations: got {self.spike_deviations}; allowed: above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreConfig:
+    """Zero-shot scores of checkpoints as they land. A failure is logged and never stops the run."""
+
+    suite: str | None = None
+    """suite of `python -m zeroshot_eval`, by name or path; None scores nothing"""
+    sets: tuple[str, ...] = ()
+    """shard sets with the suite's test samples; empty takes the training sets"""
+    every_steps: int = 1000
+    """steps between scores; the last step is always scored"""
+    executor: Literal["wait", "background", "slurm", "submitit-local"] = "background"
+    """wait: the run waits for the scores. background: a process beside it. slurm: a job of its own"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sets", tuple(str(path) for path in self.sets))
+        _at_least("score.every_steps", self.every_steps, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,9 +268,14 @@ class TrackingConfig:
     """report to Weights & Biases; WANDB_MODE=offline keeps it on this machine"""
     wandb_project: str = "clipmed"
     """Weights & Biases project"""
+    page: bool = True
+    """write run.html, with curves, mixture and images as the model saw them, at every validation"""
+    profile_steps: int = 0
+    """trace this many steps, after the third, into profile/ of the run folder (chrome://tracing); 0 for none"""
 
     def __post_init__(self) -> None:
         _at_least("tracking.log_every_steps", self.log_every_steps, 1)
+        _at_least("tracking.profile_steps", self.profile_steps, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,8 +288,6 @@ class TrainConfig:
     """seed of the weights, the sample order, augmentation and dropout"""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """arithmetic of the towers; weights, loss and optimiser stay fp32"""
-    loss: Literal["infonce", "siglip"] = "infonce"
-    """InfoNCE (softmax over the batch, both ways) or SigLIP's sigmoid loss"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one"""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -185,14 +296,22 @@ class TrainConfig:
     """shard sets, batch and order"""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """variation of training images"""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """the contrastive loss"""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """optimiser and schedule"""
     gradcache: GradCacheConfig = field(default_factory=GradCacheConfig)
     """micro-batches"""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """sharding, compiling, recomputing"""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     """saving and resuming"""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """steps that are not finite, and spikes"""
     validate: ValidateConfig = field(default_factory=ValidateConfig)
     """validation during training"""
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    """zero-shot scores of checkpoints"""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """logs and curves"""
     jobs: JobsConfig = field(default_factory=lambda: JobsConfig(executor="inline"))

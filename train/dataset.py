@@ -1,26 +1,34 @@
-"""From the sample stream to the batches of one process: decoded, varied and tokenised in loader processes.
+"""From the sample stream to the batches of one process: read, decoded, varied and tokenised in loader processes.
 
 The unit of loading is a portion: some consecutive positions of one step. A batch is put together from portions, so that
-neither its size nor the number of loader processes decides what is in it.
+neither its size nor the number of loader processes decides what is in it. The batch of the next step is put together
+while this one trains.
 """
 
 from __future__ import annotations
 
+import hashlib
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clipmed.errors import DataError, ItemRejectedError
-from shards.reader import ShardSet
+from shards.reader import SampleError, ShardSet
 from shards.stream import Draw, SampleStream
 from train.transforms import Augment
 
 PORTION_SAMPLES = 256
 TIMEOUT_S = 600
+MAX_ATTEMPTS = 20
+
+ImageHWC = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +40,32 @@ class Portion:
     stop: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Batch:
-    """One process's share of a step: `pixels` uint8 (N, H, W, 3) and `tokens` int64 (N, context length)."""
+    """One process's share of a step, or a portion of it, N samples.
+
+    `pixels` are uint8 (N, H, W, 3); `tokens` int64 (N, context length). `meanings`, int64 (N,), are equal for samples
+    with equal caption facts, or equal captions where a sample has no facts. `sources`, int64 (N,), count in
+    `SampleStream.source_names`. `skipped` has a row for every bad sample that another one stands for.
+    """
 
     step: int
     pixels: torch.Tensor
     tokens: torch.Tensor
+    meanings: torch.Tensor
+    sources: torch.Tensor
+    skipped: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPlan:
-    """Which part of every global batch this process loads, and how."""
+    """Which part of every global batch this process loads, and how. `pin` puts pixels where a GPU reads them."""
 
     batch_size: int
     rank: int
     world_size: int
     workers: int
+    pin: bool = False
 
     @property
     def local_size(self) -> int:
@@ -81,8 +98,24 @@ class _Portions:
         return len(self.steps) * len(self.plan.portions(0))
 
 
+class _Item(NamedTuple):
+    pixels: ImageHWC
+    text: str
+    meaning: int
+    draw: Draw
+
+
 class PortionDataset(Dataset[Batch]):
-    """Loads portions; picklable, so that loader processes may be started by any method."""
+    """Loads portions; picklable, so that loader processes may be started by any method.
+
+    Args:
+        sets: open shard sets.
+        stream: which samples come.
+        batch_size: of the global batch.
+        augment: bytes and seed to pixels.
+        tokenizer: N texts to int64 (N, context length).
+        on_bad_sample: `stop` raises DataError at a sample that cannot be read; `skip` takes another of its pool.
+    """
 
     def __init__(
         self,
@@ -91,29 +124,89 @@ class PortionDataset(Dataset[Batch]):
         batch_size: int,
         augment: Augment,
         tokenizer: Callable[[list[str]], torch.Tensor],
+        *,
+        on_bad_sample: Literal["stop", "skip"] = "stop",
     ) -> None:
         self._sets = sets
         self._stream = stream
         self._batch_size = batch_size
         self._augment = augment
         self._tokenizer = tokenizer
+        self._on_bad_sample = on_bad_sample
 
     def __getitem__(self, portion: Portion) -> Batch:
-        draws = self._stream.plan(portion.step, self._batch_size)[portion.start : portion.stop]
-        images = [self._image(draw) for draw in draws]
-        texts = [self._sets[draw.set_index].captions(draw.row)[draw.caption_index]["text"] for draw in draws]
-        return Batch(portion.step, torch.from_numpy(np.stack(images)), self._tokenizer(texts))
+        before = portion.step * self._batch_size
+        draws = self._stream.draws(before + portion.start, before + portion.stop)
+        items, skipped = self._load(draws)
+        return Batch(
+            step=portion.step,
+            pixels=torch.from_numpy(np.stack([item.pixels for item in items])),
+            tokens=self._tokenizer([item.text for item in items]),
+            meanings=torch.tensor([item.meaning for item in items], dtype=torch.int64),
+            sources=torch.from_numpy(self._stream.sources_of([item.draw for item in items])),
+            skipped=[{"step": portion.step, **row} for row in skipped],
+        )
 
-    def _image(self, draw: Draw) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-        shard_set = self._sets[draw.set_index]
+    def _load(self, draws: Sequence[Draw]) -> tuple[list[_Item], list[dict[str, Any]]]:
+        """Read and decode all draws, taking alternates for bad ones as far as the policy allows."""
+        items: dict[int, _Item] = {}
+        skipped: list[dict[str, Any]] = []
+        wanted = dict(enumerate(draws))
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            bad: dict[int, Draw] = {}
+            for place, found in self._read(wanted).items():
+                if isinstance(found, _Item):
+                    items[place] = found
+                else:
+                    skipped.append(self._refuse(wanted[place], found))
+                    bad[place] = self._stream.alternate(draws[place], attempt)
+            if not bad:
+                return [items[place] for place in range(len(draws))], skipped
+            wanted = bad
+        raise DataError(
+            f"{MAX_ATTEMPTS} samples in a row could not be read for one position, the last because of "
+            f"{skipped[-1]['detail']}; `python -m shards verify` shows what is left of the set"
+        )
+
+    def _read(self, wanted: dict[int, Draw]) -> dict[int, _Item | SampleError]:
+        """Return what became of each draw; the rows of one set are read together."""
+        found: dict[int, _Item | SampleError] = {}
+        for number, shard_set in enumerate(self._sets):
+            places = [place for place, draw in wanted.items() if draw.set_index == number]
+            members = shard_set.fetch([wanted[place].row for place in places])
+            for place, member in zip(places, members, strict=True):
+                found[place] = member if isinstance(member, SampleError) else self._item(wanted[place], *member)
+        return found
+
+    def _item(self, draw: Draw, jpeg: bytes, record: dict[str, Any]) -> _Item | SampleError:
+        text = record["captions"][draw.caption_index]["text"]
         try:
-            return self._augment(shard_set.image_bytes(draw.row), draw.augment_seed)
+            pixels = self._augment(jpeg, draw.augment_seed)
         except ItemRejectedError as error:
-            key = shard_set.column("key")[draw.row]
+            return SampleError(reason=error.reason, detail=f"the image does not decode ({error.detail})")
+        return _Item(pixels, text, meaning_number(record["facts"] or text), draw)
+
+    def _refuse(self, draw: Draw, error: SampleError) -> dict[str, Any]:
+        """Return the row of a skipped sample; raise where the policy is to stop."""
+        shard_set = self._sets[draw.set_index]
+        key = shard_set.column("key")[draw.row]
+        if self._on_bad_sample == "stop":
             raise DataError(
-                f"the image of sample {key} does not decode ({error.detail}); its shard is damaged: "
-                "`python -m shards verify` names the member"
-            ) from error
+                f"sample {key} of {shard_set.location} cannot be read: {error.reason}: {error.detail}; "
+                "`python -m shards verify` names what is damaged; --data.on-bad-sample skip goes on without it"
+            )
+        return {
+            "position": draw.position, "key": key, "set": str(shard_set.location), "row": draw.row,
+            "reason": str(error.reason), "detail": error.detail,
+        }  # fmt: skip
+
+
+def meaning_number(meaning: str) -> int:
+    """Return a number for caption facts or a caption: equal ones get equal numbers, others almost surely not.
+
+    The first 63 bits of the SHA-256: among 24 million meanings two share one with a chance of 3 in 100,000.
+    """
+    return int.from_bytes(hashlib.sha256(meaning.encode()).digest()[:8], "big") >> 1
 
 
 def load_batches(dataset: PortionDataset, plan: LoadPlan, start_step: int, stop_step: int) -> Iterator[Batch]:
@@ -130,21 +223,38 @@ def load_batches(dataset: PortionDataset, plan: LoadPlan, start_step: int, stop_
         worker_init_fn=_leave_signals_alone,
     )
     portions = iter(loader)
-    num_portions = len(plan.portions(0))
-    for step in steps:
-        parts = [next(portions) for _ in range(num_portions)]
-        yield Batch(step, torch.cat([part.pixels for part in parts]), torch.cat([part.tokens for part in parts]))
+    batches = (_join([next(portions) for _ in plan.portions(step)], plan) for step in steps)
+    # One batch ahead in a thread: with large batches the loader processes' own queue holds only part of the next one.
+    with ThreadPoolExecutor(1, "batch") as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
+
+
+def _join(parts: Sequence[Batch], plan: LoadPlan) -> Batch:
+    if len(parts) == 1 and not plan.pin:
+        return parts[0]
+    pixels = torch.empty((plan.local_size, *parts[0].pixels.shape[1:]), dtype=torch.uint8, pin_memory=plan.pin)
+    torch.cat([part.pixels for part in parts], out=pixels)
+    return Batch(
+        step=parts[0].step,
+        pixels=pixels,
+        tokens=torch.cat([part.tokens for part in parts]),
+        meanings=torch.cat([part.meanings for part in parts]),
+        sources=torch.cat([part.sources for part in parts]),
+        skipped=[row for part in parts for row in part.skipped],
+    )
 
 
 def _leave_signals_alone(_worker: int) -> None:
     """A scheduler signals every process of a job; only the training process may answer, not its forked loaders."""
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def keys_of_step(sets: Sequence[ShardSet], stream: SampleStream, plan: LoadPlan, step: int) -> list[str]:
     """Return the keys of this process's samples of a step, in order."""
     keys = [shard_set.column("key") for shard_set in sets]
-    draws = stream.plan(step, plan.batch_size)[plan.first : plan.first + plan.local_size]
-    return [keys[draw.set_index][draw.row] for draw in draws]
+    first = step * plan.batch_size + plan.first
+    return [keys[draw.set_index][draw.row] for draw in stream.draws(first, first + plan.local_size)]

@@ -14,7 +14,10 @@ from train.config import (
     CheckpointConfig,
     DataConfig,
     GradCacheConfig,
+    GuardConfig,
+    LossConfig,
     OptimConfig,
+    ParallelConfig,
     TrackingConfig,
     TrainConfig,
     ValidateConfig,
@@ -28,7 +31,7 @@ def demo() -> TrainConfig:
     return TrainConfig(
         out=Path("build/demo/run"),
         model=ModelConfig(config="clipmed_demo"),
-        data=DataConfig(sets=(Path("build/demo/set"),), batch_size=128, workers=1),
+        data=DataConfig(sets=("build/demo/set",), batch_size=128, workers=1),
         optim=OptimConfig(lr=2e-3, weight_decay=0.1, warmup_steps=40, steps=430),
         checkpoint=CheckpointConfig(every_steps=100),
         validate=ValidateConfig(every_steps=100, samples=256),
@@ -50,25 +53,115 @@ def laptop() -> TrainConfig:
 
 
 def vit_b16() -> TrainConfig:
-    """ViT-B/16 with a biomedical BERT, both pretrained, batch 4,096 through the gradient cache on one GPU."""
+    """ViT-B/16 with a biomedical BERT, both pretrained: batch 32,768 on one 80 GB GPU, captions up to 256 tokens."""
     return TrainConfig(
         out=Path("build/vit_b16/run"),
         precision="bf16",
         model=ModelConfig(config="clipmed_vit_b16_bert", pretrained_image=True, pretrained_text=True),
-        data=DataConfig(batch_size=4096, workers=12),
+        data=DataConfig(batch_size=32_768, workers=14),
         augment=AugmentConfig(min_scale=0.5),
-        optim=OptimConfig(lr=2e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.2, warmup_steps=1000, steps=20_000),
-        gradcache=GradCacheConfig(image_micro_batch=256, text_micro_batch=256),
-        checkpoint=CheckpointConfig(every_steps=500, keep=3),
-        validate=ValidateConfig(every_steps=500, samples=4096),
+        loss=LossConfig(equals="masked"),
+        optim=OptimConfig(
+            lr=5e-4,
+            weight_decay=0.2,
+            warmup_steps=500,
+            steps=5000,
+            layer_decay=0.9,
+            ema_decay=0.999,
+            clip_grad_norm=1.0,
+        ),
+        gradcache=GradCacheConfig(image_micro_batch=512, text_tokens=65_536),
+        parallel=ParallelConfig(compile=True),
+        checkpoint=CheckpointConfig(every_steps=250, keep=3, best_metric="image_to_text_r5"),
+        guard=GuardConfig(not_finite="skip", spike="skip"),
+        validate=ValidateConfig(every_steps=250, samples=4096),
         tracking=TrackingConfig(log_every_steps=10),
     )
 
 
+def unimed_b16() -> TrainConfig:
+    """UniMed-CLIP B/16 (MetaCLIP image tower, BiomedBERT, batch 2,048), with equal captions masked; one 80 GB GPU."""
+    base = vit_b16()
+    return replace(
+        base,
+        out=Path("build/unimed_b16/run"),
+        model=ModelConfig(
+            config="clipmed_unimed_b16", image_weights="ViT-B-16-quickgelu:metaclip_400m", pretrained_text=True
+        ),
+        data=replace(base.data, batch_size=2048),
+        augment=_crops_alone(0.9),
+        loss=LossConfig(equals="masked"),
+        optim=OptimConfig(lr=5e-4, weight_decay=0.2, warmup_steps=2000, steps=25_800, clip_grad_norm=None),
+        checkpoint=replace(base.checkpoint, every_steps=500),
+        validate=replace(base.validate, every_steps=500),
+    )
+
+
+def unimed_l14_336() -> TrainConfig:
+    """UniMed-CLIP L/14 at 336 px, otherwise as unimed_b16; one 80 GB GPU or more."""
+    base = unimed_b16()
+    return replace(
+        base,
+        out=Path("build/unimed_l14_336/run"),
+        model=ModelConfig(
+            config="clipmed_unimed_l14_336", image_weights="ViT-L-14-quickgelu:metaclip_400m", pretrained_text=True
+        ),
+        optim=replace(base.optim, lr=4e-4),
+        gradcache=GradCacheConfig(image_micro_batch=64, text_tokens=32_768),
+    )
+
+
+def bmc_clip() -> TrainConfig:
+    """BMC-CLIP: OpenCLIP's ViT-L/14 of CommonPool trained on, batch 8,192, small rates, WiSE-FT at the end."""
+    return TrainConfig(
+        out=Path("build/bmc_clip/run"),
+        precision="bf16",
+        model=ModelConfig(config="ViT-L-14", pretrained="commonpool_xl_clip_s13b_b90k"),
+        data=DataConfig(batch_size=8192, workers=14),
+        augment=_crops_alone(0.9),
+        optim=OptimConfig(lr=1e-6, betas=(0.9, 0.95), weight_decay=0.2, warmup_steps=1000, steps=12_000, wise_ft=0.5),
+        gradcache=GradCacheConfig(image_micro_batch=128, text_tokens=32_768),
+        checkpoint=CheckpointConfig(every_steps=500, keep=3, best_metric="image_to_text_r5"),
+        validate=ValidateConfig(every_steps=500, samples=4096),
+    )
+
+
+def biomedclip() -> TrainConfig:
+    """BiomedCLIP's architecture from scratch: ViT-B/16 of random weights and BiomedBERT, context 256, batch 4,096."""
+    base = vit_b16()
+    return replace(
+        base,
+        out=Path("build/biomedclip/run"),
+        model=ModelConfig(config="clipmed_biomedclip", pretrained_text=True),
+        data=replace(base.data, batch_size=4096),
+        loss=LossConfig(),
+        optim=OptimConfig(lr=5e-4, weight_decay=0.2, warmup_steps=2000, steps=40_000, clip_grad_norm=1.0),
+        checkpoint=replace(base.checkpoint, every_steps=500),
+        validate=replace(base.validate, every_steps=500),
+    )
+
+
+def lit_b16() -> TrainConfig:
+    """LiT: a locked, pretrained ViT-B/16, whose images are embedded once a step, and a BERT that learns to fit it."""
+    base = vit_b16()
+    return replace(
+        base,
+        out=Path("build/lit_b16/run"),
+        loss=LossConfig(equals="masked"),
+        optim=OptimConfig(
+            lr=1e-3, weight_decay=1e-2, warmup_steps=500, steps=5000, locked=("image",), clip_grad_norm=1.0
+        ),
+    )
+
+
 def smoke(config: TrainConfig) -> TrainConfig:
-    """The same run in a few seconds on a CPU: few steps, small batches, a tiny model of the same kind, no downloads."""
+    """The same run in a few seconds on a CPU: few steps, small batches, a tiny model of the same kind, no downloads.
+
+    What the recipe uses (micro-batches, token budgets, locked towers, running means, WiSE-FT) its twin uses too; only
+    compiling and sharding are left out.
+    """
     cache = config.gradcache
-    micro_batch = None if cache.image_micro_batch is None else 4
+    has_micro_batches = cache.image_micro_batch is not None
     return replace(
         config,
         out=config.out.with_name(f"{config.out.name}_smoke"),
@@ -76,30 +169,38 @@ def smoke(config: TrainConfig) -> TrainConfig:
         model=ModelConfig(config="clipmed_tiny"),
         data=replace(config.data, batch_size=16, workers=min(config.data.workers, 1)),
         optim=replace(config.optim, warmup_steps=2, steps=6),
-        gradcache=replace(cache, image_micro_batch=micro_batch, text_micro_batch=micro_batch and 8),
+        gradcache=replace(
+            cache,
+            image_micro_batch=4 if has_micro_batches else None,
+            text_micro_batch=8 if has_micro_batches else None,
+            text_tokens=64 if cache.text_tokens is not None else None,
+        ),
+        parallel=ParallelConfig(),
         checkpoint=replace(config.checkpoint, every_steps=3),
         validate=replace(config.validate, every_steps=3, samples=16),
         tracking=replace(config.tracking, log_every_steps=1),
     )
 
 
-def demo_smoke() -> TrainConfig:
-    """The demo recipe in a few seconds."""
-    return smoke(demo())
+def _crops_alone(min_scale: float) -> AugmentConfig:
+    """OpenCLIP's augmentation: random crops, and no colours changed."""
+    return AugmentConfig(min_scale=min_scale, max_ratio=4 / 3, brightness=0, contrast=0, saturation=0, hue=0)
 
 
-def laptop_smoke() -> TrainConfig:
-    """The laptop recipe in a few seconds."""
-    return smoke(laptop())
+def _twin(function: Recipe) -> Recipe:
+    def twin() -> TrainConfig:
+        return smoke(function())
+
+    twin.__name__ = f"{function.__name__}_smoke"
+    twin.__doc__ = f"The recipe {function.__name__} in a few seconds on a CPU."
+    return twin
 
 
-def vit_b16_smoke() -> TrainConfig:
-    """The ViT-B/16 recipe, gradient cache included, in a few seconds on a CPU."""
-    return smoke(vit_b16())
-
-
+_FULL: tuple[Recipe, ...] = (demo, laptop, vit_b16, unimed_b16, unimed_l14_336, bmc_clip, biomedclip, lit_b16)
 RECIPES: dict[str, Recipe] = {
-    recipe.__name__: recipe for recipe in (demo, demo_smoke, laptop, laptop_smoke, vit_b16, vit_b16_smoke)
+    recipe.__name__: recipe
+    for function in _FULL
+    for recipe in (function, _twin(function))  # type: ignore[attr-defined]
 }
 
 

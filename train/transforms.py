@@ -44,9 +44,11 @@ def _steps(config: AugmentConfig, size: int) -> list[Any]:
 
     cv2.setNumThreads(0)  # one image is too small a job to share, and loader processes are the parallelism
     ratio = (1 / config.max_ratio, config.max_ratio)
+    # Decoding has scaled down most of the way, over all pixels; what is left is done linearly, seven times faster than
+    # by areas.
     steps: list[Any] = [
         albumentations.RandomResizedCrop(
-            (size, size), scale=(config.min_scale, 1.0), ratio=ratio, interpolation=cv2.INTER_AREA, p=1.0
+            (size, size), scale=(config.min_scale, 1.0), ratio=ratio, interpolation=cv2.INTER_LINEAR, p=1.0
         )
     ]
     if config.horizontal_flip:

@@ -8,7 +8,7 @@ candidate that scores as high as the best right one is ranked before it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 
 import torch
@@ -17,7 +17,8 @@ from clipmed.towers import TwoTower
 from clipmed.zeroshot import embed_images, embed_texts, eval_pixels
 from shards.reader import ShardSet
 from train.collectives import gather_rows
-from train.losses import Embeddings, LossName, contrastive_loss
+from train.config import LossConfig
+from train.losses import Embeddings, contrastive_loss
 
 BATCH_SAMPLES = 64
 RANKS = (1, 5)
@@ -48,7 +49,7 @@ def choose_samples(sets: Sequence[ShardSet], split: str, count: int) -> Validati
 
 
 def validate(
-    two_tower: TwoTower, samples: ValidationSamples, loss_name: LossName, batch_size: int, rank: int, world_size: int
+    two_tower: TwoTower, samples: ValidationSamples, loss: LossConfig, batch_size: int, rank: int, world_size: int
 ) -> dict[str, float]:
     """Return loss, recalls and their chance levels; each process embeds its share of the samples.
 
@@ -61,10 +62,10 @@ def validate(
         images, texts = _embed(two_tower, samples, rank, world_size)
     finally:
         model.train(was_training)
-    loss = _loss(two_tower, images, texts, loss_name, batch_size)
+    value = _loss(two_tower, (images, texts, samples.meanings), loss, batch_size)
     first = list({text: number for number, text in reversed(list(enumerate(samples.texts)))}.values())
     found = retrieval(images, samples.meanings, texts[first], samples.meanings[first])
-    return {"loss": loss, "samples": len(images), **found}
+    return {"loss": value, "samples": len(images), **found}
 
 
 def retrieval(
@@ -124,15 +125,21 @@ def _pixels(two_tower: TwoTower, samples: ValidationSamples, number: int) -> tor
     return eval_pixels(jpeg, two_tower.image_size, two_tower.mean, two_tower.std)
 
 
-def _loss(two_tower: TwoTower, images: torch.Tensor, texts: torch.Tensor, name: LossName, batch_size: int) -> float:
+def _loss(
+    two_tower: TwoTower, samples: tuple[torch.Tensor, torch.Tensor, torch.Tensor], loss: LossConfig, batch_size: int
+) -> float:
+    """Return the loss of images, texts and meanings; on the CPU, where they are, by torch's own operations."""
     model = two_tower.model
     state = dict(model.named_parameters())
     scale = state["logit_scale"].detach().cpu().exp()
     bias = state["logit_bias"].detach().cpu() if "logit_bias" in state else None
-    size = min(batch_size, len(images))
+    on_cpu = replace(loss, kernel="torch")
+    size = min(batch_size, len(samples[0]))
     losses = []
-    for start in range(0, len(images) - size + 1, size):
-        own = images[start : start + size], texts[start : start + size]
-        batch = Embeddings(image=own[0], text=own[1], all_images=own[0], all_texts=own[1])
-        losses.append(contrastive_loss(name, batch, scale, bias).item())
+    for start in range(0, len(samples[0]) - size + 1, size):
+        image, text, meanings = (tensor[start : start + size] for tensor in samples)
+        batch = Embeddings(
+            image=image, text=text, all_images=image, all_texts=text, meanings=meanings, all_meanings=meanings
+        )
+        losses.append(contrastive_loss(on_cpu, batch, scale, bias).value.item())
     return sum(losses) / len(losses)

@@ -23,7 +23,7 @@ PANELS = (
         {
             "image to text": ("validation", "image_to_text_r5"),
             "text to image": ("validation", "text_to_image_r5"),
-            "chance": ("validation", "chance_r5"),
+            "chance": ("validation", "image_to_text_chance_r5"),
         },
     ),
 )

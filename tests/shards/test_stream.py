@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipmed.errors import ConfigError
+from clipmed.errors import ConfigError, DataError
 from shards.randomness import mix, permuted, stream_key
 from shards.reader import ShardSet
-from shards.stream import CYCLE, Draw, SampleStream, StreamConfig, even_schedule
+from shards.stream import CYCLE, WINDOW, Draw, SampleStream, StreamConfig, even_schedule
 
 GOLDEN = [795556, 420366, 127265, 76352, 810780, 631675]
 
@@ -107,6 +107,103 @@ def test_realised_mixture_is_what_the_plan_draws(shard_set):
     assert stream.realised_mixture(5, 37) == {name: counts[name] / (5 * 37) for name in ("ct", "exam", "web")}
 
 
+def test_modalities_can_be_weighted(shard_set):
+    stream = SampleStream([shard_set], "train", StreamConfig(mix_by="modality", weights={"ct": 0.8, "xray": 0.2}))
+    modality = shard_set.column("modality")
+    draws = stream.draws(0, 4 * WINDOW)
+    shares = Counter(modality[draw.row] for draw in draws)
+    assert abs(shares["xray"] / len(draws) - 0.2) <= 4 / len(draws)
+    rows = [draw.row for draw in draws if modality[draw.row] == "ct"]
+    size = sum(modality[row] == "ct" for row in shard_set.rows("train").tolist())
+    assert len(set(rows[:size])) == len(set(rows[size : 2 * size])) == size  # every one once a pass
+    assert stream.pool_shares() == pytest.approx({"ct": 0.8, "xray": 0.2}, abs=1 / CYCLE)
+    asked, realised = stream.expected_mixture(), stream.realised_mixture(400, 256)
+    assert set(asked) == {"ct", "exam", "web"}  # sources, whatever is mixed
+    assert sum(asked.values()) == pytest.approx(1)
+    assert realised == pytest.approx(asked, abs=0.002)
+
+
+@pytest.mark.parametrize("mix_by", ["source", "modality"])
+def test_temperature_lies_between_counts_and_equal_shares(shard_set, mix_by):
+    column = shard_set.column(mix_by)
+    counts = Counter(column[row] for row in shard_set.rows("train").tolist())
+    for temperature in (1.0, 2.0, 5.0, 1e9):
+        stream = SampleStream([shard_set], "train", StreamConfig(mix_by=mix_by, temperature=temperature))
+        raised = {name: count ** (1 / temperature) for name, count in counts.items()}
+        wanted = {name: share / sum(raised.values()) for name, share in raised.items()}
+        assert stream.pool_shares() == pytest.approx(wanted, abs=2 / CYCLE)
+        drawn = Counter(column[draw.row] for draw in stream.draws(0, 4 * WINDOW))
+        assert {name: count / (4 * WINDOW) for name, count in drawn.items()} == pytest.approx(wanted, abs=0.005)
+    assert len({count for name, count in drawn.items()}) < len(counts) or max(drawn.values()) - min(drawn.values()) <= 4
+
+
+def test_without_a_mixture_the_shares_are_those_of_the_sets(shard_set):
+    stream = SampleStream([shard_set], "train", StreamConfig())
+    sizes = {name: source_size(shard_set, name) / stream.num_samples for name in ("ct", "exam", "web")}
+    assert stream.pool_shares() == {"all": 1.0}
+    assert stream.expected_mixture() == pytest.approx(sizes)
+
+
+def test_sources_of_draws_are_those_of_their_rows(shard_set):
+    stream = SampleStream([shard_set, shard_set], "train", StreamConfig())
+    draws = stream.plan(3, 50)
+    sources = stream.sources_of(draws)
+    assert sources.dtype == np.int64
+    column = shard_set.column("source")
+    assert [stream.source_names[number] for number in sources] == [column[draw.row] for draw in draws]
+    assert {draw.set_index for draw in draws} == {0, 1}
+    assert stream.sources_of([]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"weights": {"ct": 1, "web": 1, "exam": 1}},
+        {"mix_by": "modality", "temperature": 2.0, "caption_origins": {"figure": 1}},
+    ],
+)
+def test_alternates_are_other_samples_of_the_same_pool(shard_set, values):
+    config = StreamConfig(seed=5, **values)
+    stream = SampleStream([shard_set], "train", config)
+    column = shard_set.column(config.mix_by)
+    again = SampleStream([ShardSet(shard_set.path)], "train", config)
+    for draw in stream.draws(1000, 1040):
+        pool = [
+            row for row in shard_set.rows("train").tolist() if not config.is_mixed or column[row] == column[draw.row]
+        ]
+        others = [stream.alternate(draw, attempt) for attempt in range(1, len(pool))]
+        assert sorted([draw.row, *(other.row for other in others)]) == pool
+        assert {(other.position, other.augment_seed) for other in others} == {(draw.position, draw.augment_seed)}
+        assert again.alternate(draw, 3) == others[2]
+        assert all(other.caption_index == 0 for other in others) or not config.caption_origins
+        with pytest.raises(DataError, match=f"none of the {len(pool)} samples of the pool '.*' can be read"):
+            stream.alternate(draw, len(pool))
+
+
+def test_alternates_are_spread_over_the_pool(shard_set):
+    stream = SampleStream([shard_set], "train", StreamConfig())
+    rows = shard_set.rows("train").tolist()
+    draws = stream.draws(0, 20 * stream.num_samples)
+    others = [stream.alternate(draw, 1) for draw in draws]
+    counts = Counter(other.row for other in others)
+    assert len(counts) == stream.num_samples
+    assert max(counts.values()) <= 45  # about 20 each
+    # Not a neighbour, which would lie in the same damaged shard.
+    ahead = Counter(
+        (rows.index(other.row) - rows.index(draw.row)) % len(rows) for draw, other in zip(draws, others, strict=True)
+    )
+    assert len(ahead) == stream.num_samples - 1
+    assert max(ahead.values()) <= 45
+
+
+def test_draws_are_any_range_of_positions(shard_set):
+    stream = SampleStream([shard_set], "train", StreamConfig(temperature=3.0))
+    whole = stream.plan(0, 3 * WINDOW)
+    assert stream.draws(WINDOW - 3, 2 * WINDOW + 5) == whole[WINDOW - 3 : 2 * WINDOW + 5]
+    assert stream.draws(7, 8) == [whole[7]]
+
+
 def test_weight_0_leaves_a_source_out(shard_set):
     stream = SampleStream([shard_set], "train", StreamConfig(weights={"ct": 0, "web": 1, "exam": 0}))
     assert stream.num_samples == source_size(shard_set, "web")
@@ -145,6 +242,16 @@ def test_captions_are_drawn_uniformly_or_by_origin(shard_set):
         ({"weights": {"ct": -1, "web": 1}}, r"weights: got \{'ct': -1\}; allowed: numbers of 0 or more"),
         ({"weights": {"ct": float("nan")}}, "weights: got"),
         ({"weights": {"ct": 0}}, "at least one above 0"),
+        (
+            {"mix_by": "modality", "weights": {"ct": 1, "xrya": 1}},
+            "weights: unknown modality 'xrya'; did you mean 'xray'",
+        ),
+        ({"mix_by": "modality", "weights": {"ct": 1}}, "weights: none for xray"),
+        ({"mix_by": "modality"}, "mix_by: got 'modality' without shares; give weights or temperature"),
+        ({"mix_by": "licence", "temperature": 2}, "mix_by: got 'licence'; allowed: source, modality"),
+        ({"temperature": 0.5}, "temperature: got 0.5; allowed: 1 or more, or None"),
+        ({"temperature": float("inf")}, "temperature: got inf; allowed"),
+        ({"temperature": 2, "weights": {"ct": 1}}, r"got \{'ct': 1\} and temperature 2; allowed: one of them"),
         ({"caption_origins": {"figur": 1}}, "unknown caption origin 'figur'; did you mean 'figure'"),
         ({"caption_origins": {"llm": 1}}, "samples have no caption of llm; give a share .*: figure, template"),
     ],
@@ -185,6 +292,22 @@ def test_permutations_of_few_are_fair():
 def test_the_sequence_of_a_seed_is_fixed_for_ever():
     keys = np.full(6, stream_key("golden", 1), np.uint64)
     assert permuted(np.arange(6), 1_000_003, keys).tolist() == GOLDEN
+
+
+@pytest.mark.parametrize(
+    ("weights", "wanted"),
+    [
+        ({}, [(22, 2, 124), (29, 0, 477), (69, 2, 351), (49, 1, 663), (61, 1, 679)]),
+        (
+            {"ct": 0.7, "web": 0.2, "exam": 0.1},
+            [(30, 2, 124), (12, 0, 477), (8, 2, 351), (43, 1, 663), (60, 1, 679)],
+        ),
+    ],
+)
+def test_the_draws_of_a_seed_are_fixed_for_ever(shard_set, weights, wanted):
+    stream = SampleStream([shard_set], "train", StreamConfig(seed=3, weights=weights))
+    draws = stream.draws(70_000, 70_005)
+    assert [(draw.row, draw.caption_index, draw.augment_seed % 1000) for draw in draws] == wanted
 
 
 def test_a_schedule_is_even():

@@ -16,7 +16,7 @@ from clipmed.towers import ModelConfig
 from shards.pack import pack
 from shards.spool import SpoolInfo, open_spool, write_unit
 from train.config import TrainConfig
-from train.recipes import demo_smoke
+from train.recipes import recipe
 
 SOURCE = "phantom_squares"
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200), "grey": (120, 120, 120)}
@@ -86,7 +86,7 @@ def model_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_config(shard_set: Path, model_json: Path, folder: Path) -> TrainConfig:
     """Six steps of sixteen pairs with dropout, augmentation, gradient cache, checkpoints and validation."""
-    base = demo_smoke()
+    base = recipe("demo_smoke")
     return replace(
         base,
         out=folder / "run",

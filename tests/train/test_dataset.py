@@ -38,6 +38,8 @@ def same(first: Batch, second: Batch) -> bool:
         first.step == second.step
         and torch.equal(first.pixels, second.pixels)
         and torch.equal(first.tokens, second.tokens)
+        and torch.equal(first.meanings, second.meanings)
+        and torch.equal(first.sources, second.sources)
     )
 
 

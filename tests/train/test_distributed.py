@@ -9,21 +9,25 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tests.train.gradients import cached, settings_of, small_batch, small_two_tower
-from train.dataset import Batch
+from tests.train.gradients import cached, part_of, settings_of, small_batch, small_two_tower
 
 WORLD = 2
-CASES = [("infonce", None, None), ("infonce", 2, 3), ("siglip", 3, 2)]
+CASES = [
+    (name, equals, image, text)
+    for name in ("infonce", "siglip")
+    for equals in ("negatives", "masked", "positives")
+    for image, text in ((None, None), (2, 3))
+]
 
 
 def _worker(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
     try:
         whole = small_batch()
-        half = slice(rank * 6, rank * 6 + 6)
-        batch = Batch(whole.step, whole.pixels[half], whole.tokens[half])
-        for number, (loss_name, image, text) in enumerate(CASES):
-            settings = settings_of(loss_name, image, text, rank=rank, world_size=WORLD, first_position=rank * 6)
+        batch = part_of(whole, slice(rank * 6, rank * 6 + 6))
+        for number, (name, equals, image, text) in enumerate(CASES):
+            place = {"rank": rank, "world_size": WORLD, "first_position": rank * 6}
+            settings = settings_of(name, image, text, equals=equals, **place)
             loss, gradients = cached(small_two_tower(), batch, settings)
             torch.save({"loss": loss, **gradients}, Path(folder) / f"case{number}_rank{rank}.pt")
     finally:
@@ -39,9 +43,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("number", range(len(CASES)))
 def test_two_processes_give_the_gradients_of_one(results: Path, number: int) -> None:
-    loss_name, image, text = CASES[number]
+    name, equals, image, text = CASES[number]
     # One process cut as the two are: dropout belongs to a micro-batch's place in the global batch.
-    settings = settings_of(loss_name, image or 6, text or 6)
+    settings = settings_of(name, image or 6, text or 6, equals=equals)
     wanted_loss, wanted = cached(small_two_tower(), small_batch(), settings)
     for rank in range(WORLD):
         got = torch.load(results / f"case{number}_rank{rank}.pt", weights_only=True)

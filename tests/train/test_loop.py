@@ -23,9 +23,10 @@ from tests.train.conftest import make_config, make_set
 from train import loop
 from train.config import TrainConfig
 from train.loop import train
+from train.step import StepLoss
 from train.tracking import read_metrics
 
-TIMING = {"pairs_per_s", "data_wait"}
+TIMING = {"mfu", "pairs_per_s", "tokens_per_s", "data_wait", "peak_memory_gb"}
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -66,7 +67,9 @@ def start(config: TrainConfig, *launcher: str) -> subprocess.Popen[str]:
 
 def test_a_run_writes_all_that_the_design_names(finished: TrainConfig) -> None:
     out = finished.out
-    assert sorted(entry.name for entry in out.iterdir()) == ["checkpoints", "config.yaml", "metrics.jsonl", "model"]
+    assert sorted(entry.name for entry in out.iterdir()) == [
+        *("checkpoints", "config.yaml", "metrics.jsonl", "model", "run.html", "samples", "status.json"),
+    ]
     assert load_yaml(TrainConfig, out / "config.yaml") == finished
     assert sorted(entry.name for entry in (out / "checkpoints").iterdir()) == ["step_00000004", "step_00000006"]
     assert [row["step"] for row in read_metrics(out / "metrics.jsonl", "train")] == [1, 2, 3, 4, 5, 6]
@@ -109,10 +112,10 @@ def test_a_run_stopped_anywhere_and_resumed_ends_the_same(
 
     original = loop._one_step
 
-    def one_step(run: Any, *args: Any) -> dict[str, float]:
-        if run.step == step:
+    def one_step(session: Any, batch: Any) -> Any:
+        if session.step == step:
             raise StoppedError
-        return original(run, *args)
+        return original(session, batch)
 
     with monkeypatch.context() as patched, pytest.raises(StoppedError):
         patched.setattr(loop, "_one_step", one_step)
@@ -191,9 +194,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(
 ) -> None:
     original = loop.contrastive_backward
 
-    def broken(encoders: Any, model: Any, batch: Any, *rest: Any) -> torch.Tensor:
+    def broken(encoders: Any, model: Any, batch: Any, *rest: Any) -> StepLoss:
         loss = original(encoders, model, batch, *rest)
-        return loss * float("nan") if batch.step == 3 else loss
+        return loss._replace(value=loss.value * float("nan")) if batch.step == 3 else loss
 
     monkeypatch.setattr(loop, "contrastive_backward", broken)
     with pytest.raises(ClipmedError, match=r"step 3: loss nan.*phantom_squares-"):
@@ -204,7 +207,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_samples(
 
 
 def test_siglip_trains_and_its_bias_travels_with_the_checkpoint(config: TrainConfig) -> None:
-    train(replace(config, loss="siglip"))
+    train(replace(config, loss=replace(config.loss, name="siglip")))
     assert weights(config.out)["logit_bias"].item() != -10.0
     assert clipmed.load(config.out / "model").embed_texts(["x"]).shape == (1, 16)
 

@@ -190,7 +190,8 @@ class Page(HTMLParser):
 def test_report_shows_all_and_fetches_nothing(evaluation: Evaluation):
     run = evaluation.checkpoint.parent / "metrics.jsonl"
     rows = [{"kind": "train", "step": step, "loss": 3 - step / 10} for step in range(10)]
-    rows.append({"kind": "validation", "step": 9, "loss": 2.5, "image_to_text_r5": 0.4, "chance_r5": 0.1})
+    recall = {"image_to_text_r5": 0.4, "image_to_text_chance_r5": 0.1}
+    rows.append({"kind": "validation", "step": 9, "loss": 2.5, **recall})
     run.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "tra')
     html = write_report(evaluation).read_text()
     run.unlink()
@@ -211,6 +212,7 @@ def test_report_shows_all_and_fetches_nothing(evaluation: Evaluation):
         evaluation.digest,
     ):
         assert text in page.text, text
+    assert "</svg> chance </p>" in html
     assert page.images >= 12
     assert re.search(r"python -m zeroshot_eval .* --sets .* --bootstrap-samples 100", page.text)
 
