@@ -7,6 +7,7 @@ keeps fewer; hours are FLOPs over a share of the device's peak.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from train.facts import TOWERS, DataFacts, ModelFacts, build_for_counting, data_
 from train.flops import PEAKS
 from train.launch import num_processes
 from train.memory import TowerName
-from train.texts import TextPlan, plan_texts
+from train.texts import plan_texts
 from train.tiles import TILE_NUMBERS
 
 GPUS = ("H100", "A100")
@@ -80,7 +81,7 @@ class Estimate:
 
     @property
     def host_bytes(self) -> float:
-        """Memory of a process and its loaders beside the weights' device, without what Python and its libraries take."""
+        """Host memory of a process and its loaders, without what Python and its libraries take."""
         return self.batches_bytes + self.snapshot_bytes + STREAM_BYTES * self.samples
 
     @property
@@ -134,6 +135,7 @@ def make_estimate(config: TrainConfig, model: ModelFacts, data: DataFacts) -> Es
     sample_bytes = 3 * model.image_side**2 + 8 * model.context_length
     portions = config.data.workers * PORTIONS_AHEAD * PORTION_SAMPLES
     others = 1 - 1 / processes
+    step_flops = config.data.batch_size * model.flops.step(len(data.lengths), data.lengths) / len(data.lengths)
     return Estimate(
         nodes=config.jobs.nodes,
         processes=processes,
@@ -147,12 +149,12 @@ def make_estimate(config: TrainConfig, model: ModelFacts, data: DataFacts) -> Es
         mean_tokens=float(data.lengths.double().mean()),
         cut_share=float((data.lengths >= model.context_length).double().mean()),
         padding_share=1 - float(lengths.sum()) / sum(plan.tokens),
-        step_flops=_mean_flops(config, model, data.lengths, again=False),
-        done_flops=_mean_flops(config, model, data.lengths, again=True, parts=parts),
+        step_flops=step_flops,
+        done_flops=step_flops + _flops_again(config, model, data.lengths, parts),
         state_bytes=(saved + FLOAT_BYTES * trained) / shares,
         graph_bytes={
-            "image": model.graphs["image"].of(image_units),
-            "text": model.graphs["text"].of(max(plan.tokens)),
+            "image": max(1, _kept(config, "image", parts)) * model.graphs["image"].of(image_units),
+            "text": max(1, _kept(config, "text", parts)) * model.graphs["text"].of(max(plan.tokens)),
         },
         loss_bytes=_loss_bytes(local, config.data.batch_size, model.dimension),
         batches_bytes=float((BATCHES_HELD * local + portions) * sample_bytes),
@@ -164,3 +166,98 @@ def make_estimate(config: TrainConfig, model: ModelFacts, data: DataFacts) -> Es
         weights_sent=_gathered_weights(config, model, parts) * others if shares > 1 else 0.0,
         sample_ms=data.sample_ms,
     )
+
+
+def lines(made: Estimate) -> list[tuple[str, str]]:
+    """Return the estimate as names and values to print."""
+    return [
+        ("nodes x processes", f"{made.nodes} x {made.processes // made.nodes} = {made.processes}"),
+        ("global batch", f"{made.batch_size:,} pairs, {made.local_batch:,} a process"),
+        ("micro-batches", _of_towers(made.micro_batches, "{:,}") + ", a process"),
+        ("steps", f"{made.steps:,}: {made.pairs:,} pairs, {made.epochs:.2f} epochs of {made.samples:,} samples"),
+        ("parameters", _of_towers({tower: count / 1e6 for tower, count in made.parameters.items()}, "{:.1f} M")),
+        (
+            "tokens",
+            f"{made.pairs * made.mean_tokens:.3g}: {made.mean_tokens:.0f} a caption, {made.cut_share:.0%} of the "
+            f"captions fill the context, {made.padding_share:.1%} padding after sorting",
+        ),
+        ("FLOPs a step", f"{made.step_flops:.3g} real, up to {made.done_flops:.3g} with second forward passes"),
+        *_memory_lines(made),
+        (
+            "sent a step",
+            f"{made.sent_bytes / GB:.3g} GB by each process: embeddings {made.embeddings_sent / GB:.3g}, gradients "
+            f"{made.gradients_sent / GB:.3g}, sharded weights {made.weights_sent / GB:.3g}",
+        ),
+        *(_hours_line(made, gpu) for gpu in GPUS),
+    ]
+
+
+def _memory_lines(made: Estimate) -> list[tuple[str, str]]:
+    return [
+        (
+            "device memory",
+            f"{made.device_bytes / GB:.3g} GB at least, a process: weights, gradients, optimiser "
+            f"{made.state_bytes / GB:.3g}; activations of a micro-batch "
+            f"{_of_towers({tower: size / GB for tower, size in made.graph_bytes.items()}, '{:.3g}')}; "
+            f"loss {made.loss_bytes / GB:.3g}",
+        ),
+        (
+            "host memory",
+            f"{made.host_bytes / GB:.3g} GB a process: batches {made.batches_bytes / GB:.3g}, checkpoint being written "
+            f"{made.snapshot_bytes / GB:.3g}, sample order {STREAM_BYTES * made.samples / GB:.3g}",
+        ),
+        (
+            "disk",
+            f"{made.disk_bytes / GB:.3g} GB of checkpoints, {made.checkpoint_bytes / GB:.3g} each",
+        ),
+    ]
+
+
+def _hours_line(made: Estimate, gpu: str) -> tuple[str, str]:
+    peak = PEAKS[gpu]
+    parts = []
+    for mfu in MFUS:
+        rate = made.pairs_per_s(peak, mfu)
+        cores = made.loader_cores(rate)
+        needed = "" if cores is None else f", {cores / made.processes:.1f} loader cores a GPU"
+        parts.append(f"{made.hours(peak, mfu):.3g} h at {mfu:.0%} MFU ({rate:,.0f} pairs/s{needed})")
+    measured = "" if made.sample_ms is None else f"; a sample takes {made.sample_ms:.2f} ms of a core here"
+    return f"on {gpu}s", f"{', '.join(parts)}; on paper, peak {peak / 1e12:.0f} TFLOP/s{measured}"
+
+
+def _of_towers(values: dict[TowerName, Any], form: str) -> str:
+    return ", ".join(f"{tower} {form.format(values[tower])}" for tower in TOWERS)
+
+
+def _kept(config: TrainConfig, tower: TowerName, parts: dict[TowerName, int]) -> int:
+    """Return how many micro-batches of a tower keep their graph, where no more fit than must."""
+    if config.gradcache.kept_graphs is not None:
+        return min(config.gradcache.kept_graphs, parts[tower])
+    return parts[tower] if tower in config.optim.locked else 1  # of a locked tower, graphs hold next to nothing
+
+
+def _flops_again(config: TrainConfig, model: ModelFacts, lengths: torch.Tensor, parts: dict[TowerName, int]) -> float:
+    """Return the FLOPs of a step's second forward passes, and of those that recomputed activations cost."""
+    forward: dict[TowerName, float] = {
+        "image": model.flops.image,
+        "text": model.flops.texts(lengths) / len(lengths),
+    }
+    total = 0.0
+    for tower in TOWERS:
+        times = 1 - _kept(config, tower, parts) / parts[tower]
+        times += config.parallel.recompute_activations and tower not in config.optim.locked
+        total += times * forward[tower]
+    return total * config.data.batch_size
+
+
+def _loss_bytes(local: int, batch_size: int, dimension: int) -> float:
+    """Return about what the loss holds: of each tower embeddings, their gradients and sums of those, and some tiles."""
+    rows = 8 * local + (6 * batch_size if batch_size > local else 0)
+    tile = min(TILE_NUMBERS["cuda"], local * batch_size)
+    return float(FLOAT_BYTES * (dimension * rows + TILES_HELD * tile))
+
+
+def _gathered_weights(config: TrainConfig, model: ModelFacts, parts: dict[TowerName, int]) -> float:
+    """Return the bytes of sharded weights that a step's passes need: each pass of a micro-batch gathers its tower's."""
+    passes = {tower: 3 * parts[tower] - _kept(config, tower, parts) for tower in TOWERS}
+    return float(FLOAT_BYTES * sum(passes[tower] * model.parameters[tower] for tower in TOWERS))
