@@ -86,7 +86,7 @@ def _our_config(data: Path, steps: int) -> Path:
         # OpenCLIP's own augmentation: a crop of nine tenths, and no colours changed.
         augment=AugmentConfig(min_scale=0.9, max_ratio=4 / 3, brightness=0, contrast=0, saturation=0, hue=0),
         optim=OptimConfig(lr=LR, weight_decay=0.1, warmup_steps=WARMUP, steps=steps, clip_grad_norm=None),
-        gradcache=GradCacheConfig(image_micro_batch=MICRO_BATCH, text_tokens=MICRO_BATCH * CONTEXT // 2, kept_graphs=1),
+        gradcache=GradCacheConfig(image_micro_batch=MICRO_BATCH, text_tokens=MICRO_BATCH * CONTEXT // 4, kept_graphs=1),
         checkpoint=CheckpointConfig(every_steps=never),
         validate=ValidateConfig(samples=0),
         tracking=TrackingConfig(tensorboard=False, page=False),

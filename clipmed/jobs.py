@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +18,7 @@ Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 
 POLL_DELAY_S = 0.5
+MAX_TIMEOUTS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,19 +34,31 @@ class JobsConfig:
     partition: str | None = None
     """Slurm partition; the cluster's default if not given"""
     cpus_per_task: int = 2
-    """cores for each job"""
+    """cores for each process of a job"""
     gpus_per_node: int = 0
     """GPUs for each node"""
     nodes: int = 1
     """nodes for each job"""
+    processes_per_node: int | None = None
+    """processes that a training run has on each node; one a GPU if not given, and one without GPUs"""
     memory_gb: float = 4.0
     """memory for each node, in GB"""
     timeout_min: int = 240
     """time limit of each job, in minutes; a job that reaches it is requeued and resumes"""
+    signal_delay_s: int = 120
+    """seconds before the time limit at which Slurm tells a job to save; longer than a step and a checkpoint take"""
+    slurm: dict[str, str] = field(default_factory=dict)
+    """more options of sbatch by their long names, as in --jobs.slurm account radiology qos long"""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ConfigError(f"workers: got {self.workers}; allowed: 1 or more")
+        for name in ("workers", "nodes", "processes_per_node", "signal_delay_s"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: got {value}; allowed: 1 or more")
+        if self.executor == "submitit-local" and self.nodes > 1:
+            raise ConfigError(
+                f"nodes: got {self.nodes} with executor 'submitit-local', which is this machine; allowed: 1"
+            )
 
 
 def run_units(
@@ -71,24 +84,44 @@ def run_units(
         yield from _run_submitit(function, units, config, name)
 
 
-def make_executor(config: JobsConfig, name: str) -> Any:
-    """Return a submitit executor for the config: Slurm's, or the local one that runs the same code without Slurm."""
+def make_executor(config: JobsConfig, name: str, processes_per_node: int = 1) -> Any:
+    """Return a submitit executor for the config: Slurm's, or the local one that runs the same code without Slurm.
+
+    Args:
+        config: what each job gets.
+        name: the jobs' name and that of their folder of logs.
+        processes_per_node: how often a job's function is called on each node, at the same time.
+    """
     import submitit
 
     cluster = "slurm" if config.executor == "slurm" else "local"
-    executor = submitit.AutoExecutor(folder=config.logs / name, cluster=cluster)
+    # submitit counts the time limits that a job reached. A job that saves its work may reach as many as it takes.
+    executor = submitit.AutoExecutor(folder=config.logs / name, cluster=cluster, slurm_max_num_timeout=MAX_TIMEOUTS)
     executor.update_parameters(
         name=name,
         timeout_min=config.timeout_min,
         nodes=config.nodes,
+        tasks_per_node=processes_per_node,
         cpus_per_task=config.cpus_per_task,
         mem_gb=config.memory_gb,
         gpus_per_node=config.gpus_per_node,
         slurm_array_parallelism=config.workers,
     )
-    if config.partition and cluster == "slurm":
-        executor.update_parameters(slurm_partition=config.partition)
+    if cluster == "slurm":
+        _set_slurm_options(executor, config)
     return executor
+
+
+def _set_slurm_options(executor: Any, config: JobsConfig) -> None:
+    if config.partition:
+        executor.update_parameters(slurm_partition=config.partition)
+    executor.update_parameters(
+        slurm_signal_delay_s=config.signal_delay_s,
+        # Since Slurm 22.05 srun does not take over the batch job's cores. A process that failed must not leave the
+        # others waiting for it.
+        slurm_srun_args=[f"--cpus-per-task={config.cpus_per_task}", "--kill-on-bad-exit=1"],
+        slurm_additional_parameters={"requeue": True} | config.slurm,
+    )
 
 
 def _run_processes(

@@ -42,3 +42,7 @@ class RejectReason(StrEnum):
     IMAGE_BLANK = "image_blank"  # one colour
     LICENSE_NOT_ALLOWED = "license_not_allowed"  # outside the licence groups that the pack config allows
     DUPLICATE_EXACT = "duplicate_exact"  # the same bytes as a sample that is kept
+    SHARD_MISSING = "shard_missing"  # a shard of a packed set is not there
+    SHARD_SHORT = "shard_short"  # a shard ends before the sample does
+    SHARD_CORRUPT = "shard_corrupt"  # what lies at the sample's place is not that sample
+    SHARD_UNREACHABLE = "shard_unreachable"  # the disk or the server did not answer, after retries

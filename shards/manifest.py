@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ MANIFEST = "manifest.json"
 INDEX_FILE = "samples.parquet"
 REJECTS_FILE = "rejects.parquet"
 
+_URL = re.compile(r"(s3|https?):/")  # as a URL looks once it has become a path
+
 COUNTED = ("split", "modality", "source", "license", "license_group")
 _ROAD = ("items_seen", *(str(stage) for stage in Stage), "samples")
 _SPLIT_ORDER = {str(split): number for number, split in enumerate(Split)}
@@ -33,14 +36,26 @@ def read_manifest(path: Path) -> dict[str, Any]:
         DataError: no set there, or of another schema version.
     """
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        return parse_manifest((path / MANIFEST).read_bytes(), str(path))
     except FileNotFoundError as error:
+        if _URL.match(str(path)):
+            raise DataError(f"{path} is a URL; give a folder: copy the set first") from error
         raise DataError(f"{path} is not a shard set: no {MANIFEST}; give a folder that `shards pack` wrote") from error
+
+
+def parse_manifest(data: bytes, location: str) -> dict[str, Any]:
+    """Return the manifest whose bytes are given, of the set at `location`.
+
+    Raises:
+        DataError: not a manifest, or of another schema version.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads(data)
     except ValueError as error:
-        raise DataError(f"{path / MANIFEST} is not JSON: {error}; pack the set again") from error
+        raise DataError(f"{location}/{MANIFEST} is not JSON: {error}; pack the set again") from error
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
-        raise DataError(f"{path} has schema version {version!r}; allowed: {SCHEMA_VERSION}; pack the set again")
+        raise DataError(f"{location} has schema version {version!r}; allowed: {SCHEMA_VERSION}; pack the set again")
     return manifest
 
 

@@ -6,8 +6,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,31 +17,31 @@ import pyarrow.parquet as pq
 
 from clipmed.errors import DataError
 from clipmed.records import Split
+from clipmed.rejects import RejectReason
 from shards.manifest import INDEX_FILE, MANIFEST, read_manifest
-from shards.tars import RandomAccess
+from shards.storage import ByteRange, SampleError, is_url, open_shards
+from shards.tars import BLOCK
 
 _PLACES = ("shard", "split", "jpg_offset", "jpg_size", "json_offset", "json_size")
-
-
-class SampleError(NamedTuple):
-    """Why a sample could not be read: a reason code, and what was seen."""
-
-    reason: str
-    detail: str
 
 
 class ShardSet:
     """An open shard set.
 
     Only the places of the members are held in memory; captions and labels are read beside the image, from the shard.
-    Safe in threads and after a fork; pickled as its path, for workers that are spawned.
+    Safe in threads; safe after a fork unless it `is_remote`; pickled as its location, for workers that are spawned.
+
+    Args:
+        location: a folder, or a URL (see `shards.storage`).
 
     Raises:
-        DataError: the folder is not a shard set of this schema version.
+        DataError: no shard set of this schema version is there.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, location: Path | str) -> None:
+        self.location = str(location)
+        self.is_remote = is_url(self.location)
+        self.path, self._shards = open_shards(self.location)
         self.manifest = read_manifest(self.path)
         self.digest = hashlib.sha256((self.path / MANIFEST).read_bytes()).hexdigest()
 
@@ -50,10 +50,10 @@ class ShardSet:
         return len(self._places["shard"])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardSet, (self.path,)
+        return ShardSet, (self.location,)
 
     def __repr__(self) -> str:
-        return f"ShardSet({str(self.path)!r}, {self.manifest['counts']['samples']} samples)"
+        return f"ShardSet({self.location!r}, {self.manifest['counts']['samples']} samples)"
 
     @cached_property
     def table(self) -> pa.Table:
@@ -71,20 +71,17 @@ class ShardSet:
             raise DataError(f"unknown split {split!r}; allowed: {', '.join(names)}")
         return np.flatnonzero(self._places["split"] == names.index(split)).astype(np.int64)
 
-    @property
-    def location(self) -> str:
-        """Where the set lies."""
-        return str(self.path)
-
     def fetch(self, rows: Sequence[int]) -> list[tuple[bytes, dict[str, Any]] | SampleError]:
-        """Return image bytes and record of each row, or why that row cannot be read."""
-        return [self._fetch_one(row) for row in rows]
+        """Return the stored JPEG and the record of each row, or why it cannot be read; all rows are read at once.
 
-    def _fetch_one(self, row: int) -> tuple[bytes, dict[str, Any]] | SampleError:
-        try:
-            return self.image_bytes(row), self.record(row)
-        except DataError as error:
-            return SampleError("shard_missing" if "missing" in str(error) else "shard_short", str(error))
+        A sample's members lie one after the other: both come with one read, and their names are checked.
+        """
+        spans = [self._span(row) for row in rows]
+        found = self._shards.read_many(spans)
+        return [
+            part if isinstance(part, SampleError) else self._unpack(row, span, part)
+            for row, span, part in zip(rows, spans, found, strict=True)
+        ]
 
     def image_bytes(self, row: int) -> bytes:
         """Return the stored JPEG of a row."""
@@ -132,12 +129,38 @@ class ShardSet:
         names = shard.dictionary.to_pylist()
         split = pc.index_in(table["split"], value_set=pa.array([str(name) for name in Split]))
         places: dict[str, Any] = {name: table[name].to_numpy() for name in _PLACES[2:]}
-        files = [RandomAccess(str(self.path / name), self.digest) for name in names]
-        return {**places, "shard": shard.indices.to_numpy(), "split": split.to_numpy(), "files": files}
+        if unsafe := [name for name in names if name != PurePosixPath(name).name]:
+            raise DataError(f"{self.location}: {INDEX_FILE} names shards outside the set, such as {unsafe[0]!r}")
+        return {**places, "shard": shard.indices.to_numpy(), "split": split.to_numpy(), "names": names}
 
     def _member(self, row: int, kind: str) -> bytes:
+        places, offset = self._places, int(self._place(f"{kind}_offset", row))
+        wanted = ByteRange(places["names"][places["shard"][row]], offset, int(places[f"{kind}_size"][row]))
+        (found,) = self._shards.read_many([wanted])
+        if isinstance(found, SampleError):
+            raise DataError(f"{found.detail}; restore it, or pack the set again")
+        return found
+
+    def _place(self, column: str, row: int) -> int:
         places = self._places
         if not 0 <= row < len(places["shard"]):
-            raise DataError(f"{self.path}: no row {row}; allowed: 0 to {len(places['shard']) - 1}")
-        file: RandomAccess = places["files"][places["shard"][row]]
-        return file.read(int(places[f"{kind}_offset"][row]), int(places[f"{kind}_size"][row]))
+            raise DataError(f"{self.location}: no row {row}; allowed: 0 to {len(places['shard']) - 1}")
+        return int(places[column][row])
+
+    def _span(self, row: int) -> ByteRange:
+        """From the header of the image to the end of the record."""
+        start = self._place("jpg_offset", row) - BLOCK
+        stop = self._place("json_offset", row) + self._place("json_size", row)
+        return ByteRange(self._places["names"][self._place("shard", row)], start, stop - start)
+
+    def _unpack(self, row: int, span: ByteRange, data: bytes) -> tuple[bytes, dict[str, Any]] | SampleError:
+        jpg = self._place("jpg_offset", row) - span.offset
+        try:
+            record = json.loads(data[self._place("json_offset", row) - span.offset :])
+            key = record["key"]
+        except (ValueError, KeyError, TypeError):
+            key = None
+        if key is None or not data.startswith(f"{key}.jpg\0".encode()):
+            detail = f"{self.location}/{span.name} holds no sample at {span.offset}, where its index says one is"
+            return SampleError(RejectReason.SHARD_CORRUPT, detail)
+        return data[jpg : jpg + self._place("jpg_size", row)], record

@@ -57,15 +57,23 @@ class RandomAccess:
             DataError: the file is missing or ends too early.
         """
         try:
-            # Held by name until the read has ended. Of two threads that open a file at once the cache keeps one object;
-            # the other's descriptor would close, and might be another file's by then, between here and pread.
-            file = _open_file(self.path, self.version)
-            data = os.pread(file.descriptor, size, offset)
+            data = self.read_some(offset, size)
         except FileNotFoundError as error:
             raise DataError(f"{self.path} is missing; restore it, or pack the set again") from error
         if len(data) != size:
             raise DataError(f"{self.path} is cut off: it ends at {offset + len(data)}, inside {size} bytes at {offset}")
         return data
+
+    def read_some(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes at `offset`, or fewer where the file ends.
+
+        Raises:
+            OSError: as the system says.
+        """
+        # Held by name until the read has ended. Of two threads that open a file at once the cache keeps one object;
+        # the other's descriptor would close, and might be another file's by then, between here and pread.
+        file = _open_file(self.path, self.version)
+        return os.pread(file.descriptor, size, offset)
 
 
 def header_of(name: str, size: int) -> bytes:

@@ -1,9 +1,14 @@
-"""Weights that are published instead of the last step's: their running mean, and points between start and end."""
+"""Weights that are published instead of the last step's: their running mean, and points between start and end.
+
+A run holds the mean beside its weights, and saves it with them. It holds no copy of the initial weights: those are a
+function of the config, and are built again where they are needed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 
@@ -11,8 +16,9 @@ import torch
 class WeightAverage:
     """The exponential running mean of a model's trained weights (Polyak averaging as in Tarvainen and Valpola 2017).
 
-    The decay of step t is min(decay, (1 + t) / (10 + t)), so that the first weights are soon forgotten. Only
-    elementwise operations are used, so that sharded parameters are averaged where they lie.
+    The statistics of batch norms are averaged as well. The decay of step t is min(decay, (1 + t) / (10 + t)), so that
+    the first weights are soon forgotten. Only elementwise operations are used, so that sharded parameters are averaged
+    where they lie.
 
     Args:
         model: its present weights are the first mean.
@@ -21,16 +27,19 @@ class WeightAverage:
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
         self._decay = decay
-        self.tensors: dict[str, torch.Tensor] = {
-            name: parameter.detach().clone() for name, parameter in _trained(model)
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        saved = model.state_dict().keys()
+        statistics = {
+            name: buffer for name, buffer in model.named_buffers() if name in saved and buffer.is_floating_point()
         }
+        self.tensors = {name: tensor.detach().clone() for name, tensor in (trained | statistics).items()}
 
     @torch.no_grad()
     def update(self, model: torch.nn.Module, step: int) -> None:
         """Take the weights after a step (counted from 0)."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        for name, parameter in _trained(model):
-            self.tensors[name].lerp_(parameter.detach(), 1 - decay)
+        for own, mean in self._pairs(model):
+            mean.lerp_(own, 1 - decay)
 
     @contextmanager
     def swapped(self, model: torch.nn.Module) -> Iterator[None]:
@@ -43,10 +52,16 @@ class WeightAverage:
 
     @torch.no_grad()
     def _swap(self, model: torch.nn.Module) -> None:
-        for name, parameter in _trained(model):
-            own = parameter.detach().clone()
-            parameter.copy_(self.tensors[name])
-            self.tensors[name].copy_(own)
+        for own, mean in self._pairs(model):
+            before = own.clone()
+            own.copy_(mean)
+            mean.copy_(before)
+
+    def _pairs(self, model: torch.nn.Module) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the model's own tensors, detached, with their means."""
+        for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+            if name in self.tensors:
+                yield tensor.detach(), self.tensors[name]
 
 
 def interpolate(
@@ -63,7 +78,3 @@ def interpolate(
         name: torch.lerp(initial[name].to(tensor), tensor, share) if tensor.is_floating_point() else tensor
         for name, tensor in trained.items()
     }
-
-
-def _trained(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 
 import yaml
 
@@ -60,7 +61,10 @@ def model_card(config: TrainConfig, sets: Sequence[ShardSet], validation: Mappin
                 for (source, modality, name), count in sorted(rows.items())
             ),
             "",
-            *(f"Set {shard_set.path.name}: manifest sha256 {shard_set.digest}" for shard_set in sets),
+            *(
+                f"Set {PurePosixPath(shard_set.location).name}: manifest sha256 {shard_set.digest}"
+                for shard_set in sets
+            ),
             "",
             *_validation_section(validation),
             "## Settings",

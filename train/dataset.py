@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -20,7 +20,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from clipmed.errors import DataError, ItemRejectedError
-from shards.reader import SampleError, ShardSet
+from shards.reader import ShardSet
+from shards.storage import SampleError
 from shards.stream import Draw, SampleStream
 from train.transforms import Augment
 
@@ -134,6 +135,11 @@ class PortionDataset(Dataset[Batch]):
         self._tokenizer = tokenizer
         self._on_bad_sample = on_bad_sample
 
+    @property
+    def start_method(self) -> str:
+        """How loader processes are started: clients of remote sets have threads, which a fork would lose."""
+        return "spawn" if any(shard_set.is_remote for shard_set in self._sets) else "fork"
+
     def __getitem__(self, portion: Portion) -> Batch:
         before = portion.step * self._batch_size
         draws = self._stream.draws(before + portion.start, before + portion.stop)
@@ -209,27 +215,37 @@ def meaning_number(meaning: str) -> int:
     return int.from_bytes(hashlib.sha256(meaning.encode()).digest()[:8], "big") >> 1
 
 
-def load_batches(dataset: PortionDataset, plan: LoadPlan, start_step: int, stop_step: int) -> Iterator[Batch]:
-    """Yield this process's batches of steps `start_step` … `stop_step`-1, loaded ahead by the loader processes."""
+def load_batches(
+    dataset: PortionDataset, plan: LoadPlan, start_step: int, stop_step: int
+) -> Generator[Batch, None, None]:
+    """Yield this process's batches of steps `start_step` … `stop_step`-1, loaded ahead by the loader processes.
+
+    Close it to end the loader processes, when not all batches are taken.
+    """
     steps = range(start_step, stop_step)
     loader: DataLoader[Batch] = DataLoader(
         dataset,
         sampler=_Portions(plan, steps),
         batch_size=None,
         num_workers=plan.workers,
-        multiprocessing_context="fork" if plan.workers else None,
+        multiprocessing_context=dataset.start_method if plan.workers else None,
         prefetch_factor=4 if plan.workers else None,
         timeout=TIMEOUT_S if plan.workers else 0,
         worker_init_fn=_leave_signals_alone,
     )
     portions = iter(loader)
     batches = (_join([next(portions) for _ in plan.portions(step)], plan) for step in steps)
-    # One batch ahead in a thread: with large batches the loader processes' own queue holds only part of the next one.
-    with ThreadPoolExecutor(1, "batch") as pool:
-        coming = pool.submit(next, batches, None)
-        while (batch := coming.result()) is not None:
+    try:
+        # One batch ahead in a thread: with large batches the loader processes' own queue holds only part of the next.
+        with ThreadPoolExecutor(1, "batch") as pool:
             coming = pool.submit(next, batches, None)
-            yield batch
+            while (batch := coming.result()) is not None:
+                coming = pool.submit(next, batches, None)
+                yield batch
+    finally:
+        # The loader processes end when nothing refers to their iterator; they do not listen to signals.
+        batches.close()
+        del batches, portions
 
 
 def _join(parts: Sequence[Batch], plan: LoadPlan) -> Batch:

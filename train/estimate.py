@@ -7,10 +7,10 @@ keeps fewer; hours are FLOPs over a share of the device's peak.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from train.charts import compact
 from train.config import TrainConfig, check_runnable
 from train.dataset import PORTION_SAMPLES
 from train.facts import TOWERS, DataFacts, ModelFacts, build_for_counting, data_facts, model_facts
@@ -22,7 +22,6 @@ from train.tiles import TILE_NUMBERS
 
 GPUS = ("H100", "A100")
 MFUS = (0.25, 0.45)
-GB = 1e9
 FLOAT_BYTES = 4
 BATCHES_HELD = 3  # the one that trains, the next one, and the portions that it is put together from
 PORTIONS_AHEAD = 4  # of each loader process
@@ -62,7 +61,8 @@ class Estimate:
     embeddings_sent: float
     gradients_sent: float
     weights_sent: float
-    sample_ms: float | None
+    sample_ms: float
+    stored_bytes: float
 
     @property
     def pairs(self) -> int:
@@ -102,9 +102,9 @@ class Estimate:
         """Return the hours of the run, without validation and scores, on devices of this peak at this utilisation."""
         return self.pairs / self.pairs_per_s(peak, mfu) / 3600
 
-    def loader_cores(self, pairs_per_s: float) -> float | None:
-        """Return how many cores load so many pairs a second, or None where loading was not measured."""
-        return None if self.sample_ms is None else pairs_per_s * self.sample_ms / 1000
+    def loader_cores(self, pairs_per_s: float) -> float:
+        """Return how many cores of all nodes load so many pairs a second."""
+        return pairs_per_s * self.sample_ms / 1000
 
 
 def estimate(config: TrainConfig) -> Estimate:
@@ -165,6 +165,7 @@ def make_estimate(config: TrainConfig, model: ModelFacts, data: DataFacts) -> Es
         gradients_sent=(1 if shares > 1 else 2) * FLOAT_BYTES * trained * others,
         weights_sent=_gathered_weights(config, model, parts) * others if shares > 1 else 0.0,
         sample_ms=data.sample_ms,
+        stored_bytes=data.stored_bytes,
     )
 
 
@@ -173,60 +174,68 @@ def lines(made: Estimate) -> list[tuple[str, str]]:
     return [
         ("nodes x processes", f"{made.nodes} x {made.processes // made.nodes} = {made.processes}"),
         ("global batch", f"{made.batch_size:,} pairs, {made.local_batch:,} a process"),
-        ("micro-batches", _of_towers(made.micro_batches, "{:,}") + ", a process"),
+        ("micro-batches", f"{_of_towers(made.micro_batches)}, a process"),
         ("steps", f"{made.steps:,}: {made.pairs:,} pairs, {made.epochs:.2f} epochs of {made.samples:,} samples"),
-        ("parameters", _of_towers({tower: count / 1e6 for tower, count in made.parameters.items()}, "{:.1f} M")),
+        ("parameters", f"{_of_towers(made.parameters)}; that train: {_of_towers(made.trained)}"),
         (
             "tokens",
-            f"{made.pairs * made.mean_tokens:.3g}: {made.mean_tokens:.0f} a caption, {made.cut_share:.0%} of the "
-            f"captions fill the context, {made.padding_share:.1%} padding after sorting",
+            f"{compact(made.pairs * made.mean_tokens)}: {made.mean_tokens:.0f} a caption, {made.cut_share:.0%} of "
+            f"the captions fill the context, {made.padding_share:.1%} padding after sorting",
         ),
         ("FLOPs a step", f"{made.step_flops:.3g} real, up to {made.done_flops:.3g} with second forward passes"),
         *_memory_lines(made),
         (
             "sent a step",
-            f"{made.sent_bytes / GB:.3g} GB by each process: embeddings {made.embeddings_sent / GB:.3g}, gradients "
-            f"{made.gradients_sent / GB:.3g}, sharded weights {made.weights_sent / GB:.3g}",
+            f"{_bytes(made.sent_bytes)} by each process: embeddings {_bytes(made.embeddings_sent)}, gradients "
+            f"{_bytes(made.gradients_sent)}, sharded weights {_bytes(made.weights_sent)}",
         ),
-        *(_hours_line(made, gpu) for gpu in GPUS),
+        *(line for gpu in GPUS for line in _speed_lines(made, gpu)),
     ]
 
 
 def _memory_lines(made: Estimate) -> list[tuple[str, str]]:
+    graphs = ", ".join(f"{tower} {_bytes(made.graph_bytes[tower])}" for tower in TOWERS)
     return [
         (
             "device memory",
-            f"{made.device_bytes / GB:.3g} GB at least, a process: weights, gradients, optimiser "
-            f"{made.state_bytes / GB:.3g}; activations of a micro-batch "
-            f"{_of_towers({tower: size / GB for tower, size in made.graph_bytes.items()}, '{:.3g}')}; "
-            f"loss {made.loss_bytes / GB:.3g}",
+            f"{_bytes(made.device_bytes)} at least, a process: weights, gradients, optimiser "
+            f"{_bytes(made.state_bytes)}; activations of a micro-batch: {graphs}; loss {_bytes(made.loss_bytes)}",
         ),
         (
             "host memory",
-            f"{made.host_bytes / GB:.3g} GB a process: batches {made.batches_bytes / GB:.3g}, checkpoint being written "
-            f"{made.snapshot_bytes / GB:.3g}, sample order {STREAM_BYTES * made.samples / GB:.3g}",
+            f"{_bytes(made.host_bytes)} a process: batches {_bytes(made.batches_bytes)}, checkpoint being written "
+            f"{_bytes(made.snapshot_bytes)}, sample order {_bytes(STREAM_BYTES * made.samples)}",
         ),
-        (
-            "disk",
-            f"{made.disk_bytes / GB:.3g} GB of checkpoints, {made.checkpoint_bytes / GB:.3g} each",
-        ),
+        ("disk", f"{_bytes(made.disk_bytes)} for {made.checkpoints_kept} checkpoints, one of them being written"),
     ]
 
 
-def _hours_line(made: Estimate, gpu: str) -> tuple[str, str]:
-    peak = PEAKS[gpu]
-    parts = []
+def _speed_lines(made: Estimate, gpu: str) -> list[tuple[str, str]]:
+    """Return hours, and the cores and the reading that loading takes at that speed, on paper."""
+    speeds, loaders = [], []
     for mfu in MFUS:
-        rate = made.pairs_per_s(peak, mfu)
-        cores = made.loader_cores(rate)
-        needed = "" if cores is None else f", {cores / made.processes:.1f} loader cores a GPU"
-        parts.append(f"{made.hours(peak, mfu):.3g} h at {mfu:.0%} MFU ({rate:,.0f} pairs/s{needed})")
-    measured = "" if made.sample_ms is None else f"; a sample takes {made.sample_ms:.2f} ms of a core here"
-    return f"on {gpu}s", f"{', '.join(parts)}; on paper, peak {peak / 1e12:.0f} TFLOP/s{measured}"
+        rate = made.pairs_per_s(PEAKS[gpu], mfu)
+        speeds.append(f"{_duration(made.hours(PEAKS[gpu], mfu))} at {mfu:.0%} MFU ({compact(rate)} pairs/s)")
+        cores = compact(made.loader_cores(rate) / made.processes)
+        loaders.append(f"{cores} cores a process and {_bytes(rate * made.stored_bytes)}/s from storage at {mfu:.0%}")
+    return [
+        (f"on {gpu}s", f"{', '.join(speeds)}; on paper, peak {PEAKS[gpu] / 1e12:.0f} TFLOP/s"),
+        ("loading", f"{', '.join(loaders)}; a sample took {made.sample_ms:.2f} ms of a core here"),
+    ]
 
 
-def _of_towers(values: dict[TowerName, Any], form: str) -> str:
-    return ", ".join(f"{tower} {form.format(values[tower])}" for tower in TOWERS)
+def _of_towers(values: dict[TowerName, int]) -> str:
+    return ", ".join(f"{tower} {compact(values[tower])}" for tower in TOWERS)
+
+
+def _bytes(count: float) -> str:
+    return f"{compact(count)}B"
+
+
+def _duration(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:.3g} h"
+    return f"{60 * hours:.0f} min" if hours >= 1 / 60 else "under a minute"
 
 
 def _kept(config: TrainConfig, tower: TowerName, parts: dict[TowerName, int]) -> int:

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import pyarrow.compute as pc
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -61,12 +62,13 @@ class DataFacts:
     """The data in numbers.
 
     `lengths`, int64 (N,), are the tokens that the text tower needs of N captions. `sample_ms` is the CPU time of a core
-    to load a sample: read, decode, vary, tokenise; None where it was not measured.
+    to load a sample: read, decode, vary, tokenise. `stored_bytes` is the mean size of a sample's image and record.
     """
 
     samples: int
     lengths: torch.Tensor
-    sample_ms: float | None = None
+    sample_ms: float
+    stored_bytes: float
 
 
 def model_facts(config: TrainConfig, two_tower: TwoTower) -> ModelFacts:
@@ -126,7 +128,12 @@ def data_facts(config: TrainConfig, two_tower: TwoTower) -> DataFacts:
     timed = dataset[Portion(0, SAMPLES_UNTIMED, SAMPLES_UNTIMED + SAMPLES_TIMED)]
     seconds = time.process_time() - started
     lengths = TextTower(two_tower.model).lengths(torch.cat([before.tokens, timed.tokens]))
-    return DataFacts(samples=stream.num_samples, lengths=lengths, sample_ms=1000 * seconds / SAMPLES_TIMED)
+    return DataFacts(
+        samples=stream.num_samples,
+        lengths=lengths,
+        sample_ms=1000 * seconds / SAMPLES_TIMED,
+        stored_bytes=_mean_size(sets),
+    )
 
 
 def build_for_counting(config: TrainConfig) -> TwoTower:
@@ -139,6 +146,13 @@ def build_for_counting(config: TrainConfig) -> TwoTower:
         config.model, pretrained=None, image_weights=None, pretrained_image=False, pretrained_text=False
     )
     return build_two_tower(random_weights)
+
+
+def _mean_size(sets: Sequence[ShardSet]) -> float:
+    """Return the mean bytes of a sample's image and record, over all splits."""
+    columns = [each.arrow_column(name) for each in sets for name in ("jpg_size", "json_size")]
+    total = sum(int(pc.sum(column).as_py()) for column in columns)
+    return 2 * total / sum(len(column) for column in columns)
 
 
 class _WithoutAttentionDropout(TorchFunctionMode):

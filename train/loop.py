@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,8 +110,10 @@ def _fit(session: Session, signals: StopSignals) -> None:
         on_bad_sample=config.data.on_bad_sample,
     )
     clock = _Clock(time.monotonic())
-    batches = load_batches(dataset, session.plan, session.step, config.optim.steps)
-    with profiler(config.tracking.profile_steps, config.out, session.plan.rank) as profile:
+    with (
+        closing(load_batches(dataset, session.plan, session.step, config.optim.steps)) as batches,
+        profiler(config.tracking.profile_steps, config.out, session.plan.rank) as profile,
+    ):
         for batch in _steps(session, batches):
             profile.step()
             _end_of_step(session, signals, clock)

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
+from torch.distributed.tensor import DTensor
+
+from train.collectives import largest_over_processes
 
 TowerName = Literal["image", "text"]
 
@@ -26,7 +29,8 @@ class GraphBudget:
     Args:
         kept_graphs: how many, or None for as many as fit.
         device: where the towers run.
-        parameters: the towers' own; their bytes are not counted as activations.
+        parameters: of the towers. Where they are sharded, all processes keep equally many graphs, since what is not
+            kept gathers them once more, which all processes do together.
     """
 
     def __init__(
@@ -34,7 +38,7 @@ class GraphBudget:
     ) -> None:
         self._fixed = kept_graphs
         self._device = device
-        self._parameters = tuple(parameters)
+        self._processes = next((item.device_mesh.size() for item in parameters if isinstance(item, DTensor)), 1)
         self._bytes_per_unit: dict[TowerName, float] = {}
         self._budget: float | None = None
 
@@ -57,7 +61,7 @@ class GraphBudget:
                     break
                 left -= cost if count else 0.0  # the first one was there when the budget was measured
                 count += 1
-            kept[tower] = count
+            kept[tower] = -largest_over_processes(-count, self._processes, self._device)
         return kept
 
     @contextmanager
@@ -66,12 +70,11 @@ class GraphBudget:
         if self._fixed is not None or tower in self._bytes_per_unit or not torch.is_grad_enabled():
             yield
             return
-        own = {parameter.untyped_storage().data_ptr() for parameter in self._parameters}
         storages: dict[int, int] = {}
 
         def count(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
+            if not isinstance(tensor if tensor._base is None else tensor._base, torch.nn.Parameter):
+                storage = tensor.untyped_storage()
                 storages[storage.data_ptr()] = storage.nbytes()
             return tensor
 

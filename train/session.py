@@ -31,7 +31,7 @@ from train.landing import Landing, check_suite
 from train.memory import GraphBudget
 from train.memory_errors import naming_the_knob
 from train.page import refresh_page
-from train.parallel import Towers, prepare_towers
+from train.parallel import TowerName, Towers, prepare_towers
 from train.schedule import lock_towers, make_optimizer, set_training_mode
 from train.snapshot import TrainState
 from train.step import Encoders, StepSettings, StepTools
@@ -191,7 +191,8 @@ def _make_session(config: TrainConfig, accelerator: Accelerator, sets: list[Shar
     two_tower = _build_for_training(config, accelerator)
     encoders = Encoders(two_tower, accelerator.autocast)
     peak = device_peak(accelerator.device)
-    flops = None if peak is None else count_flops(two_tower, set(encoders.trainable))
+    trained: set[TowerName] = {"image", "text"}
+    flops = None if peak is None else count_flops(two_tower, trained - set(config.optim.locked))
     parameters = sum(parameter.numel() for parameter in two_tower.model.parameters())
     towers = prepare_towers(two_tower, config.parallel, config.precision, accelerator.device, world_size)
     optimizer = accelerator.prepare_optimizer(make_optimizer(two_tower.model, config.optim))

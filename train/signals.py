@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -14,6 +16,10 @@ from clipmed.errors import ClipmedError
 SIGNALS = ("SIGUSR1", "SIGUSR2", "SIGINT", "SIGTERM")
 
 
+# Exit status of a stopped run: BSD's EX_TEMPFAIL, "try again later".
+STOPPED_STATUS = 75
+
+
 class StoppedBySignalError(ClipmedError):
     """A run that saved its state and stopped because a signal asked for it; the same command goes on."""
 
@@ -22,13 +28,19 @@ class StoppedBySignalError(ClipmedError):
         self.name = name
         self.step = step
 
+    @classmethod
+    def read_from(cls, text: str, out: Path) -> StoppedBySignalError | None:
+        """Return the error whose message a job left in `text`, or None where there is none."""
+        found = re.search(r"stopped by (SIG\w+): .* is saved at step (\d+);", text)
+        return None if found is None else cls(found[1], int(found[2]), out)
+
 
 class StopSignals:
     """Installs handlers for SIGTERM, SIGUSR1, SIGUSR2 and SIGINT while it is entered; a second SIGINT interrupts.
 
     A scheduler's signal may reach one process or all. `code` is a number that processes can exchange: 0 without a
-    signal, else one more than its place in `SIGNALS`. Outside the main thread, where Python takes no signals, it does
-    nothing.
+    signal, else one more than its place in `SIGNALS`. Entered inside another, it begins with what that one took.
+    Outside the main thread, where Python takes no signals, it does nothing.
     """
 
     def __init__(self) -> None:
@@ -50,6 +62,8 @@ class StopSignals:
             for name in SIGNALS:
                 number = signal.Signals[name]
                 self._before[number] = signal.signal(number, self._take)
+            outer = {getattr(handler, "__self__", None) for handler in self._before.values()}
+            self._code = max((other.code for other in outer if isinstance(other, StopSignals)), default=0)
         return self
 
     def __exit__(
@@ -63,4 +77,6 @@ class StopSignals:
         name = signal.Signals(number).name
         if name == "SIGINT" and self._code:
             raise KeyboardInterrupt
+        if not self._code:  # print() could be in the middle of a print() here
+            os.write(2, f"\ntrain: {name}: stops when the state is saved, after this step\n".encode())
         self._code = max(self._code, SIGNALS.index(name) + 1)

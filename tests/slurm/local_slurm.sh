@@ -26,7 +26,8 @@ wait_until() { # seconds, command…
 }
 
 running() { [ -s "$STATE/$1.pid" ] && kill -0 "$(cat "$STATE/$1.pid")" 2>/dev/null; }
-ended() { ! running "$1"; }
+gone() { ! kill -0 "$1" 2>/dev/null; }
+no_jobs() { [ -z "$(squeue --noheader)" ]; }
 node_ready() { [[ $(sinfo --noheader --format=%t) =~ ^(idle|mix|alloc) ]]; }
 
 write_config() {
@@ -39,7 +40,7 @@ SlurmctldPort=$PORT
 SlurmdPort=$((PORT + 1))
 SlurmUser=root
 SlurmdUser=root
-AuthInfo=socket=$MUNGE_SOCKET
+AuthInfo=socket=$MUNGE_SOCKET,cred_expire=2
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -50,6 +51,8 @@ SchedulerParameters=sched_interval=2,batch_sched_delay=0
 SlurmdParameters=config_overrides
 MpiDefault=none
 JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 ReturnToService=2
 KillWait=5
 StateSaveLocation=$STATE/save
@@ -59,7 +62,10 @@ SlurmdPidFile=$STATE/slurmd.pid
 SlurmctldLogFile=$STATE/slurmctld.log
 SlurmdLogFile=$STATE/slurmd.log
 NodeName=$NODE NodeAddr=127.0.0.1 CPUs=4 RealMemory=16000 State=UNKNOWN
-PartitionName=test Nodes=$NODE Default=YES MaxTime=INFINITE State=UP
+PartitionName=test Nodes=$NODE Default=YES MaxTime=INFINITE State=UP PreemptMode=OFF
+PartitionName=low Nodes=$NODE MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
+PartitionName=low_no_grace Nodes=$NODE MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=high Nodes=$NODE MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 CONF
 }
 
@@ -69,17 +75,23 @@ start() {
   running munged || munged --force --socket="$MUNGE_SOCKET" --key-file="$STATE/munge.key" \
     --pid-file="$STATE/munged.pid" --log-file="$STATE/munged.log" --seed-file="$STATE/munge.seed"
   wait_until 10 munge --socket="$MUNGE_SOCKET" --no-input
-  running slurmctld || slurmctld
+  running slurmctld || slurmctld -c  # without the jobs of an earlier start
   wait_until 20 scontrol ping
   running slurmd || slurmd
   wait_until 30 node_ready
 }
 
 stop() {
+  local daemon pid
+  if running slurmctld && ! no_jobs; then
+    scancel --quiet --user="$(id -un)"
+    wait_until 20 no_jobs || true
+  fi
   for daemon in "${DAEMONS[@]}"; do
     running "$daemon" || continue
-    kill "$(cat "$STATE/$daemon.pid")"
-    wait_until 15 ended "$daemon" || kill -9 "$(cat "$STATE/$daemon.pid")"
+    pid=$(cat "$STATE/$daemon.pid")
+    kill "$pid"
+    wait_until 15 gone "$pid" || kill -9 "$pid"
   done
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from train.averaging import WeightAverage, interpolate
@@ -34,6 +35,29 @@ def test_the_mean_is_swapped_in_and_out_again() -> None:
         assert model.weight[0, 0].item() == 3.0
     assert model.weight[0, 0].item() == 7.0
     assert average.tensors["weight"][0, 0].item() == 3.0
+
+
+def test_statistics_are_averaged_and_what_is_not_saved_is_left_alone() -> None:
+    model = torch.nn.BatchNorm1d(2)
+    model.register_buffer("mask", torch.full((2,), -torch.inf), persistent=False)
+    average = WeightAverage(model, 0.5)
+    model(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))  # running mean 0 + 0.1 x (2, 0)
+    average.update(model, 100)
+    assert average.tensors.keys() == {"weight", "bias", "running_mean", "running_var"}
+    torch.testing.assert_close(average.tensors["running_mean"], torch.tensor([0.1, 0.0]))
+    with average.swapped(model):
+        torch.testing.assert_close(model.running_mean, torch.tensor([0.1, 0.0]))
+    torch.testing.assert_close(model.running_mean, torch.tensor([0.2, 0.0]))
+    assert model.mask.tolist() == [-torch.inf, -torch.inf]
+
+
+def test_the_own_weights_come_back_after_an_error() -> None:
+    model = layer(3.0)
+    average = WeightAverage(model, 0.5)
+    torch.nn.init.constant_(model.weight, 7.0)
+    with pytest.raises(RuntimeError, match="validation"), average.swapped(model):
+        raise RuntimeError("validation")
+    assert model.weight[0, 0].item() == 7.0
 
 
 def test_interpolation_takes_a_share_of_the_way_and_leaves_integers() -> None:

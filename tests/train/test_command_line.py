@@ -17,7 +17,7 @@ from clipmed.jobs import JobsConfig
 from clipmed.towers import build_two_tower
 from train.__main__ import main
 from train.config import CheckpointConfig, GradCacheConfig, OptimConfig, TrainConfig
-from train.launch import launch, torchrun_command
+from train.launch import launch
 from train.recipes import RECIPES, recipe
 from train.schedule import learning_rate, make_optimizer
 from train.tracking import read_metrics
@@ -125,15 +125,6 @@ def test_a_submitted_run_trains_and_a_failing_one_says_why(config: TrainConfig, 
     other = replace(config, jobs=jobs, seed=5)
     with pytest.raises(ConfigError, match=r"seed \(0 there, 5 now\)"):
         launch(other)
-
-
-def test_the_command_of_a_job_on_two_nodes() -> None:
-    jobs = JobsConfig(executor="slurm", nodes=2, gpus_per_node=8)
-    command = torchrun_command(jobs, 1, "node7", Path("run.yaml"))
-    assert command[1:] == [
-        *("-m", "torch.distributed.run", "--nnodes=2", "--node-rank=1", "--nproc-per-node=8"),
-        *("--master-addr=node7", "--master-port=29500", "-m", "train", "run.yaml"),
-    ]
 
 
 @pytest.mark.parametrize(

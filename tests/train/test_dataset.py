@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from clipmed.errors import DataError
 from clipmed.towers import ModelConfig, build_two_tower
 from shards.reader import ShardSet
 from shards.stream import SampleStream, StreamConfig
@@ -21,11 +24,12 @@ from train.transforms import Augment
 BATCH = 8
 
 
-def make_dataset(shard_set: Path) -> PortionDataset:
+def make_dataset(shard_set: Path, on_bad_sample: Any = "stop") -> PortionDataset:
     sets = [ShardSet(shard_set)]
     tower = build_two_tower(ModelConfig(config="clipmed_tiny"))
     stream = SampleStream(sets, "train", StreamConfig())
-    return PortionDataset(sets, stream, BATCH, Augment(AugmentConfig(), 32), tower.tokenizer)
+    augment = Augment(AugmentConfig(), 32)
+    return PortionDataset(sets, stream, BATCH, augment, tower.tokenizer, on_bad_sample=on_bad_sample)
 
 
 def load(shard_set: Path, workers: int = 0, rank: int = 0, world_size: int = 1, start: int = 0) -> list[Batch]:
@@ -56,7 +60,8 @@ def test_batches_have_the_documented_shapes_and_differ(batches: list[Batch]) -> 
     assert not torch.equal(batches[0].pixels, batches[1].pixels)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_loader_processes_change_nothing(shard_set: Path, batches: list[Batch], workers: int) -> None:
     loaded = load(shard_set, workers=workers)
     assert all(same(got, wanted) for got, wanted in zip(loaded, batches, strict=True))
@@ -123,3 +128,39 @@ def test_without_flips_left_stays_left_and_with_them_it_does_not() -> None:
     assert all(Augment(still, 32)(half, seed)[:, :10].mean() > 150 for seed in range(20))
     mirrored = [Augment(replace(still, horizontal_flip=0.5), 32)(half, seed)[:, :10].mean() for seed in range(20)]
     assert min(mirrored) < 50 < 150 < max(mirrored)
+
+
+def damaged_copy(shard_set: Path, folder: Path) -> tuple[Path, set[str]]:
+    """A copy of the set whose first training images are overwritten; return it and the keys of those."""
+    copied = folder / "set"
+    shutil.copytree(shard_set, copied)
+    index = ShardSet(copied).table
+    rows = [row for row in index.to_pylist() if row["split"] == "train"][:20]
+    for row in rows:
+        with (copied / row["shard"]).open("r+b") as stream:
+            stream.seek(row["jpg_offset"])
+            stream.write(b"x" * row["jpg_size"])
+    return copied, {row["key"] for row in rows}
+
+
+def test_a_damaged_image_stops_the_run_and_is_named(shard_set: Path, tmp_path: Path) -> None:
+    copied, keys = damaged_copy(shard_set, tmp_path)
+    with pytest.raises(DataError, match=r"cannot be read: image_corrupt.*--data\.on-bad-sample skip") as raised:
+        load(copied)
+    assert any(key in str(raised.value) for key in keys)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_images_are_skipped_for_others_and_listed(shard_set: Path, tmp_path: Path, workers: int) -> None:
+    copied, keys = damaged_copy(shard_set, tmp_path)
+    plan = LoadPlan(batch_size=BATCH, rank=0, world_size=1, workers=workers)
+    loaded = list(load_batches(make_dataset(copied, "skip"), plan, 0, 4))
+    clean = load(shard_set)
+    skipped = {(row["step"], row["position"]): row for batch in loaded for row in batch.skipped}
+    assert skipped
+    for batch, wanted in zip(loaded, clean, strict=True):
+        for place in range(BATCH):
+            replaced = (batch.step, batch.step * BATCH + place) in skipped
+            assert torch.equal(batch.pixels[place], wanted.pixels[place]) != replaced
+    assert {row["key"] for row in skipped.values()} <= keys
+    assert {row["reason"] for row in skipped.values()} == {"image_corrupt"}

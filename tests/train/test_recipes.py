@@ -14,10 +14,14 @@ from safetensors.torch import load_file
 from clipmed.checkpoints import save_checkpoint
 from clipmed.errors import ConfigError
 from clipmed.towers import ModelConfig, build_two_tower, model_config
+from train import loop
 from train.config import TrainConfig
+from train.dataset import Batch
 from train.loop import train
 from train.recipes import RECIPES, recipe
+from train.schedule import TowerName
 from train.session import build_model
+from train.step import StepLoss
 
 FULL = [name for name in RECIPES if not name.endswith("_smoke")]
 
@@ -28,6 +32,7 @@ def features(config: TrainConfig) -> dict[str, Any]:
         "locked": optim.locked, "ema": optim.ema_decay, "layer_decay": optim.layer_decay, "wise_ft": optim.wise_ft,
         "loss": config.loss, "guard": config.guard, "best": config.checkpoint.best_metric,
         "images": cache.image_micro_batch is None, "tokens": cache.text_tokens is None, "kept": cache.kept_graphs,
+        "texts": cache.text_micro_batch is None, "augment": config.augment, "bad samples": config.data.on_bad_sample,
     }  # fmt: skip
 
 
@@ -41,6 +46,22 @@ def test_a_recipes_model_config_exists_and_its_texts_fit_the_budget(name: str) -
     config = recipe(name)
     context = model_config(config.model.config)["text_cfg"]["context_length"]
     assert config.gradcache.text_tokens is None or config.gradcache.text_tokens >= context
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_open_clip_knows_the_weights_that_a_recipe_begins_with(name: str) -> None:
+    import open_clip
+
+    model = recipe(name).model
+    if model.pretrained:
+        assert model.pretrained in open_clip.list_pretrained_tags_by_model(model.config)
+    if model.image_weights:
+        source, tag = model.image_weights.split(":")
+        assert tag in open_clip.list_pretrained_tags_by_model(source)
+        theirs, ours = model_config(source), model_config(model.config)
+        assert theirs["embed_dim"] == ours["embed_dim"]
+        assert theirs["quick_gelu"] == ours["quick_gelu"]
+        assert {**theirs["vision_cfg"], "image_size": None} == {**ours["vision_cfg"], "image_size": None}
 
 
 @pytest.mark.parametrize("name", ["vit_b16", "bmc_clip", "lit_b16"])
@@ -60,12 +81,45 @@ def test_the_twins_of_large_recipes_train(name: str, shard_set: Path, tmp_path: 
         assert {key for key in changed if key.startswith("visual.")} == {"visual.proj"}
     if config.checkpoint.best_metric:
         assert (config.out / "best" / "open_clip_model.safetensors").is_file()
+    newest = max((config.out / "checkpoints").glob("step_*"))
+    last = load_file(newest / "model.safetensors")
+    if config.optim.wise_ft is not None:
+        way = {key: initial[key] + config.optim.wise_ft * (last[key] - initial[key]) for key in last}
+        assert all(torch.allclose(trained[key], way[key], rtol=0, atol=1e-7) for key in last)
+        assert any(not torch.equal(trained[key], last[key]) for key in last)
     if config.optim.ema_decay is not None:
-        newest = max((config.out / "checkpoints").glob("step_*"))
-        last = load_file(newest / "model.safetensors")
         mean = {key.removeprefix("ema/"): tensor for key, tensor in load_file(newest / "ema.safetensors").items()}
         assert all(torch.equal(trained[key], mean[key]) for key in mean)
         assert any(not torch.equal(trained[key], last[key]) for key in mean)
+
+
+@pytest.mark.parametrize("locked", [(), ("image",), ("text",)])
+def test_a_run_with_all_that_recipes_use_is_stopped_and_resumed_to_the_same_bits(
+    locked: tuple[TowerName, ...], shard_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin = recipe("vit_b16_smoke")
+    whole = replace(
+        twin,
+        out=tmp_path / "whole",
+        data=replace(twin.data, sets=(str(shard_set),), workers=0),
+        optim=replace(twin.optim, locked=locked, wise_ft=0.7, text_lr_factor=0.5),
+        checkpoint=replace(twin.checkpoint, every_steps=2, best_metric=None),
+        tracking=replace(twin.tracking, tensorboard=False),
+    )
+    expected = load_file(train(whole) / "open_clip_model.safetensors")
+    stopped = replace(whole, out=tmp_path / "stopped")
+    step = loop.contrastive_backward
+
+    def killed(encoders: Any, model: Any, batch: Batch, *rest: Any) -> StepLoss:
+        if batch.step == 5:
+            raise KeyboardInterrupt
+        return step(encoders, model, batch, *rest)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(loop, "contrastive_backward", killed)
+        train(stopped)
+    resumed = load_file(train(stopped) / "open_clip_model.safetensors")
+    assert [key for key in expected if not torch.equal(resumed[key], expected[key])] == []
 
 
 def test_an_image_tower_comes_from_another_checkpoint_and_another_image_size(tmp_path: Path) -> None:
