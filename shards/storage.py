@@ -28,6 +28,7 @@ CACHE_VARIABLE = "CLIPMED_CACHE"
 READS_AT_ONCE = 32
 TIMEOUT = timedelta(seconds=30)
 RETRIES = 5
+BROKEN_ANSWERS = 3
 RETRY_TIMEOUT = timedelta(seconds=90)
 FIRST_RETRY = timedelta(milliseconds=100)
 LAST_RETRY = timedelta(seconds=15)
@@ -110,7 +111,15 @@ class RemoteShards:
 
     def read_many(self, ranges: Sequence[ByteRange]) -> list[bytes | SampleError]:
         """Return the bytes of each range, or why they cannot be read."""
-        return list(self._threads.map(self._read, ranges))
+        return list(self._threads.map(self._read_patiently, ranges))
+
+    def _read_patiently(self, wanted: ByteRange) -> bytes | SampleError:
+        """Read again what broke off: the client itself retries requests, but not an answer that ends too early."""
+        for _ in range(BROKEN_ANSWERS):
+            found = self._read(wanted)
+            if isinstance(found, bytes) or found.reason != RejectReason.SHARD_UNREACHABLE:
+                return found
+        return found
 
     def _read(self, wanted: ByteRange) -> bytes | SampleError:
         import obstore
@@ -144,12 +153,13 @@ class RemoteShards:
     def _store(self) -> Any:
         from obstore.store import from_url
 
-        backoff = {"init_backoff": FIRST_RETRY, "max_backoff": LAST_RETRY, "base": 2}
-        return from_url(
-            self.url,
-            client_options={"timeout": TIMEOUT, "allow_http": self.url.startswith("http://") or _allows_http()},
-            retry_config={"max_retries": RETRIES, "retry_timeout": RETRY_TIMEOUT, "backoff": backoff},
-        )
+        client: Any = {"timeout": TIMEOUT, "allow_http": self.url.startswith("http://") or _allows_http()}
+        retries: Any = {
+            "max_retries": RETRIES,
+            "retry_timeout": RETRY_TIMEOUT,
+            "backoff": {"init_backoff": FIRST_RETRY, "max_backoff": LAST_RETRY, "base": 2},
+        }
+        return from_url(self.url, client_options=client, retry_config=retries)
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:

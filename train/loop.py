@@ -180,7 +180,7 @@ def _one_step(session: Session, batch: Batch) -> tuple[StepLoss, dict[str, float
 def _clip(session: Session) -> float:
     """Scale the gradients down to the largest norm allowed; return the norm that they had."""
     if session.accelerator.scaler is not None:
-        session.accelerator.unscale_gradients(session.optimizer)
+        session.towers.unscale_gradients(session.accelerator.scaler, session.optimizer)
     return session.towers.clip_gradients(session.config.optim.clip_grad_norm or math.inf)
 
 

@@ -41,7 +41,7 @@ def publish_for_scoring(session: Session, landing: Landing) -> Path:
 def _write(session: Session, folder: Path) -> None:
     """Write the weights that the run stands for: of their running mean, and on the way back to the initial ones."""
     with session.published_weights():
-        weights = full_weights(session.model)
+        weights = full_weights(session.model, session.plan.rank)
         if session.is_main:
             two_tower = _assembled(session, weights)
             save_checkpoint(folder, two_tower, model_card(session.config, session.sets, session.last_validation))

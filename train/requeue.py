@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import warnings
 from typing import Literal
@@ -58,5 +59,10 @@ def requeue_stopped_job(signal_name: str) -> bool:
 
 
 def _scontrol(*words: str) -> str:
-    done = subprocess.run(["scontrol", *words], check=True, capture_output=True, text=True, timeout=TIMEOUT_S)
+    """Run scontrol, deaf to SIGTERM: as a process of the job it would be ended by the requeue that it asks for."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # which it inherits
+    try:
+        done = subprocess.run(["scontrol", *words], check=True, capture_output=True, text=True, timeout=TIMEOUT_S)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return done.stdout

@@ -30,6 +30,7 @@ gone() { ! kill -0 "$1" 2>/dev/null; }
 no_jobs() { [ -z "$(squeue --noheader)" ]; }
 node_ready() { [[ $(sinfo --noheader --format=%t) =~ ^(idle|mix|alloc) ]]; }
 
+# cred_expire is also how long a requeued job waits before it starts again; 5 seconds is the least.
 write_config() {
   mkdir -p "$STATE/spool" "$STATE/save"; chmod 755 "$STATE"; chown root: "$STATE"
   if [ ! -s "$STATE/munge.key" ]; then (umask 077; head -c 1024 /dev/urandom >"$STATE/munge.key"); fi
@@ -40,7 +41,7 @@ SlurmctldPort=$PORT
 SlurmdPort=$((PORT + 1))
 SlurmUser=root
 SlurmdUser=root
-AuthInfo=socket=$MUNGE_SOCKET,cred_expire=2
+AuthInfo=socket=$MUNGE_SOCKET,cred_expire=5
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none

@@ -180,6 +180,8 @@ def test_a_cancelled_run_is_saved_and_stays_ended(base: TrainConfig, tmp_path: P
         subprocess.run(["scancel", number], check=True)
         _, errors = process.communicate()
         assert process.returncode == 75, errors
+        while job_fields(number)["JobState"] == "COMPLETING":
+            time.sleep(0.1)
         fields = job_fields(number)
     last = max(losses(config.out))
     assert last < STEPS

@@ -220,7 +220,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_as_whole(folder: Path, name: str) -> None:
-    """Every process found the losses, gradients, norms, weights and running means of a single one with whole weights."""
+    """Every process found the losses, gradients, weights and running means of a single one with whole weights."""
     wanted = results_of(folder, name, 0, 1, shard=False)
     for rank in range(WORLD):
         got = torch.load(folder / f"{name} {rank}.pt", weights_only=True)

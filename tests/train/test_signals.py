@@ -28,7 +28,7 @@ from train.signals import StoppedBySignalError, StopSignals
 from train.tracking import read_metrics
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS = 80
+STEPS = 40
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 
 
@@ -165,7 +165,7 @@ def test_what_becomes_of_a_stopped_job(name: str, job: str, restarts: int, fate:
     assert fate_of_job(name, job, restarts) == fate
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGUSR1", marks=pytest.mark.slow)])
 def test_a_signal_saves_and_the_same_command_ends_with_the_same_weights(
     finished: TrainConfig, config: TrainConfig, name: str
 ) -> None:
@@ -237,6 +237,7 @@ def test_a_job_that_is_ended_says_that_it_is_saved(config: TrainConfig) -> None:
     assert checkpoint_steps(config.out) == [max(losses(config.out))]
 
 
+@pytest.mark.slow
 def test_a_jobs_processes_train_as_one(finished: TrainConfig, config: TrainConfig) -> None:
     with started(submitted(config, processes_per_node=2)) as process:
         _, errors = process.communicate()

@@ -1,0 +1,183 @@
+"""Shard sets behind HTTP and S3 give what the folder gives, through faults, and name what is damaged."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipmed.errors import DataError
+from clipmed.files import sha256_file
+from clipmed.rejects import RejectReason
+from shards import storage
+from shards.reader import ShardSet
+from shards.storage import SampleError
+from shards.tars import BLOCK
+from tests.shards.servers import FileServer, http_server, s3_server
+
+
+@pytest.fixture(autouse=True)
+def short_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPMED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(storage, "FIRST_RETRY", timedelta(milliseconds=5))
+    monkeypatch.setattr(storage, "LAST_RETRY", timedelta(milliseconds=20))
+
+
+@pytest.fixture(scope="module")
+def shard_set(packed: Path) -> ShardSet:
+    return ShardSet(packed)
+
+
+@pytest.fixture
+def served(shard_set: ShardSet, tmp_path: Path) -> Iterator[FileServer]:
+    """A copy of the set, served over HTTP."""
+    shutil.copytree(shard_set.path, tmp_path / "served" / "set")
+    with http_server(tmp_path / "served") as server:
+        yield server
+
+
+def all_rows(shard_set: ShardSet) -> list[int]:
+    return list(range(len(shard_set)))
+
+
+def assert_same(remote: ShardSet, local: ShardSet) -> None:
+    assert remote.digest == local.digest
+    assert remote.fetch(all_rows(local)) == local.fetch(all_rows(local))
+    assert remote.column("key") == local.column("key")
+    assert remote.image_bytes(3) == local.image_bytes(3)
+    assert remote.captions(3) == local.captions(3)
+
+
+def test_local_fetch_is_what_single_reads_give(shard_set: ShardSet) -> None:
+    for row, found in enumerate(shard_set.fetch(all_rows(shard_set))):
+        assert found == (shard_set.image_bytes(row), shard_set.record(row))
+
+
+def test_a_set_over_http_is_the_set_in_the_folder(served: FileServer, shard_set: ShardSet) -> None:
+    remote = ShardSet(f"{served.url}/set/")
+    assert_same(remote, shard_set)
+    assert remote.is_remote
+    assert not shard_set.is_remote
+
+
+def test_a_set_on_s3_is_the_set_in_the_folder(
+    shard_set: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import obstore
+    from obstore.store import S3Store
+
+    with s3_server(tmp_path) as url:
+        for name, value in {
+            "AWS_ENDPOINT_URL": url, "AWS_ALLOW_HTTP": "true", "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        make_bucket(url)
+        store = S3Store.from_url("s3://sets/mine", client_options={"allow_http": True})
+        for path in sorted(shard_set.path.iterdir()):
+            obstore.put(store, path.name, path.read_bytes())
+        assert_same(ShardSet("s3://sets/mine"), shard_set)
+        with pytest.raises(DataError, match=r"s3://sets/other is not a shard set: no manifest\.json"):
+            ShardSet("s3://sets/other")
+
+
+def make_bucket(url: str) -> None:
+    import boto3
+
+    boto3.client("s3", endpoint_url=url).create_bucket(Bucket="sets")
+
+
+def test_faults_are_retried(served: FileServer, shard_set: ShardSet) -> None:
+    remote = ShardSet(f"{served.url}/set")
+    served.faults[:] = ["error", "hang_up", "cut"] * 4
+    assert remote.fetch(all_rows(shard_set)) == shard_set.fetch(all_rows(shard_set))
+    assert not served.faults
+
+
+def test_a_server_that_never_answers_is_named(served: FileServer) -> None:
+    remote = ShardSet(f"{served.url}/set")
+    served.faults[:] = ["error"] * 100
+    (found,) = remote.fetch([0])
+    assert isinstance(found, SampleError)
+    assert found.reason == RejectReason.SHARD_UNREACHABLE
+    assert served.url in found.detail
+
+
+@pytest.mark.parametrize("over_http", [False, True])
+def test_lost_cut_and_wrong_shards_are_told_apart_row_by_row(served: FileServer, over_http: bool) -> None:
+    folder = served.folder / "set"
+    location = f"{served.url}/set" if over_http else str(folder)
+    clean = ShardSet(location)
+    table = clean.table.select(["shard", "jpg_offset"]).to_pylist()
+    shards = sorted({row["shard"] for row in table})
+    lost, cut, wrong = shards[:3]
+    (folder / lost).unlink()
+    with (folder / cut).open("r+b") as stream:
+        stream.truncate(max(row["jpg_offset"] for row in table if row["shard"] == cut) + 1)
+    first_wrong = min(row["jpg_offset"] for row in table if row["shard"] == wrong)
+    with (folder / wrong).open("r+b") as stream:
+        stream.seek(first_wrong - BLOCK)
+        stream.write(b"other")
+    damaged = ShardSet(location)
+    for row, (place, found) in enumerate(zip(table, damaged.fetch(all_rows(damaged)), strict=True)):
+        reason = found.reason if isinstance(found, SampleError) else None
+        if place["shard"] == lost:
+            assert reason == RejectReason.SHARD_MISSING, row
+        elif place["shard"] == wrong and place["jpg_offset"] == first_wrong:
+            assert reason == RejectReason.SHARD_CORRUPT, row
+        elif place["shard"] == cut:
+            assert reason in {None, RejectReason.SHARD_SHORT}, row
+        else:
+            assert reason is None, row
+    reasons = [found.reason for found in damaged.fetch(all_rows(damaged)) if isinstance(found, SampleError)]
+    assert reasons.count(RejectReason.SHARD_SHORT) == 1
+    with pytest.raises(DataError, match=f"{lost} is missing"):
+        damaged.image_bytes(next(row for row, place in enumerate(table) if place["shard"] == lost))
+
+
+def test_the_index_is_fetched_once_and_checked(served: FileServer, shard_set: ShardSet) -> None:
+    ShardSet(f"{served.url}/set").column("key")
+    before = served.num_requests
+    ShardSet(f"{served.url}/set").column("key")
+    assert served.num_requests == before + 1  # the manifest alone
+    index = served.folder / "set" / "samples.parquet"
+    manifest = served.folder / "set" / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")  # another set to the cache
+    index.write_bytes(index.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataError, match=r"samples\.parquet is not what manifest\.json says"):
+        ShardSet(f"{served.url}/set")
+
+
+def test_a_shard_name_that_leads_out_of_the_set_is_refused(shard_set: ShardSet, tmp_path: Path) -> None:
+    shutil.copytree(shard_set.path, tmp_path / "set")
+    index = tmp_path / "set" / "samples.parquet"
+    table = pq.read_table(index)
+    names = pa.array(["../../etc/passwd"] * len(table))
+    pq.write_table(table.set_column(table.schema.get_field_index("shard"), "shard", names), index)
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    manifest["files"]["samples.parquet"]["sha256"] = sha256_file(index)
+    with pytest.raises(DataError, match=r"names shards outside the set, such as '\.\./\.\./etc/passwd'"):
+        ShardSet(tmp_path / "set").image_bytes(0)
+
+
+def test_an_unknown_kind_of_address_is_refused() -> None:
+    with pytest.raises(DataError, match=r"ftp://host/set: unknown kind of address; allowed: a folder, s3://"):
+        ShardSet("ftp://host/set")
+
+
+def _first_image(shard_set: ShardSet) -> bytes:
+    return shard_set.image_bytes(0)
+
+
+def test_a_remote_set_reads_in_a_spawned_process(served: FileServer, shard_set: ShardSet) -> None:
+    remote = ShardSet(f"{served.url}/set")
+    remote.image_bytes(1)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_first_image, (remote,)) == shard_set.image_bytes(0)
