@@ -97,7 +97,7 @@ def _page(words: Sequence[str]) -> int:
 def _list(_words: Sequence[str]) -> int:
     """Print the recipes."""
     for name, function in RECIPES.items():
-        print(f"{name:>14}  {(function.__doc__ or '').strip()}")
+        print(f"{name:>20}  {(function.__doc__ or '').strip().splitlines()[0]}")
     return 0
 
 

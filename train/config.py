@@ -75,7 +75,7 @@ class OptimConfig:
     eps: float = 1e-6
     """AdamW's epsilon"""
     weight_decay: float = 0.2
-    """weight decay of matrices; vectors (biases, norms) and the temperature have none"""
+    """weight decay of matrices; biases, norms, position embeddings, class tokens and the temperature have none"""
     warmup_steps: int = 50
     """steps of linear warm-up"""
     steps: int = 500
@@ -106,19 +106,24 @@ class OptimConfig:
                 f"optim: got lr={self.lr}, eps={self.eps}, weight_decay={self.weight_decay}; "
                 "allowed: lr and eps above 0, weight_decay 0 or more"
             )
+        if self.clip_grad_norm is not None and self.clip_grad_norm <= 0:
+            raise ConfigError(
+                f"optim.clip_grad_norm: got {self.clip_grad_norm}; allowed: above 0, or None for no limit"
+            )
+        self._check_parts()
+
+    def _check_parts(self) -> None:
         for beta in self.betas:
             _between("optim.betas", beta, 0.0, 0.99999)
         for name in ("image_lr_factor", "text_lr_factor"):
             _between(f"optim.{name}", getattr(self, name), 0.0, 100.0)
         _between("optim.layer_decay", self.layer_decay, 0.01, 1.0)
+        if {"image", "text"} <= set(self.locked):
+            raise ConfigError("optim.locked: got both towers, which leaves nothing to train; allowed: one of them")
         for name in ("ema_decay", "wise_ft"):
             value = getattr(self, name)
             if value is not None:
                 _between(f"optim.{name}", value, 0.0, 1.0)
-        if self.clip_grad_norm is not None and self.clip_grad_norm <= 0:
-            raise ConfigError(
-                f"optim.clip_grad_norm: got {self.clip_grad_norm}; allowed: above 0, or None for no limit"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from shards.reader import ShardSet
 from train.collectives import gather_rows
 from train.config import LossConfig
 from train.losses import Embeddings, contrastive_loss
+from train.schedule import evaluation_mode
 
 BATCH_SAMPLES = 64
 RANKS = (1, 5)
@@ -55,13 +56,8 @@ def validate(
 
     The loss is the mean over whole batches of `batch_size` samples (one smaller batch where there are fewer).
     """
-    model = two_tower.model
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(two_tower.model):
         images, texts = _embed(two_tower, samples, rank, world_size)
-    finally:
-        model.train(was_training)
     value = _loss(two_tower, (images, texts, samples.meanings), loss, batch_size)
     first = list({text: number for number, text in reversed(list(enumerate(samples.texts)))}.values())
     found = retrieval(images, samples.meanings, texts[first], samples.meanings[first])
