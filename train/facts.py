@@ -82,7 +82,7 @@ def model_facts(config: TrainConfig, two_tower: TwoTower) -> ModelFacts:
     set_training_mode(model, config.optim.locked)
     flops = count_flops(two_tower, set(TOWERS) - set(config.optim.locked))
     whole = replace(config.parallel, shard_weights=False, compile=False)
-    prepare_towers(two_tower, whole, config.precision, torch.device("cpu"), 1)
+    prepare_towers(two_tower, whole, torch.device("cpu"), 1)
     autocast: Any = nullcontext if config.precision == "fp32" else _autocast
     encoders = Encoders(two_tower, autocast)
     pixels = torch.zeros((2, two_tower.image_size, two_tower.image_size, 3), dtype=torch.uint8)

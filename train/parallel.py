@@ -86,9 +86,7 @@ class Towers:
         return float(norm)
 
 
-def prepare_towers(
-    two_tower: TwoTower, config: ParallelConfig, precision: str, device: torch.device, world_size: int
-) -> Towers:
+def prepare_towers(two_tower: TwoTower, config: ParallelConfig, device: torch.device, world_size: int) -> Towers:
     """Let towers recompute activations, be compiled and be sharded, in place, as the config asks.
 
     Sharded weights stay in float32, and so do the gradients that are exchanged: autocast casts what it has gathered, as

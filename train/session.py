@@ -194,7 +194,7 @@ def _make_session(config: TrainConfig, accelerator: Accelerator, sets: list[Shar
     trained: set[TowerName] = {"image", "text"}
     flops = None if peak is None else count_flops(two_tower, trained - set(config.optim.locked))
     parameters = sum(parameter.numel() for parameter in two_tower.model.parameters())
-    towers = prepare_towers(two_tower, config.parallel, config.precision, accelerator.device, world_size)
+    towers = prepare_towers(two_tower, config.parallel, accelerator.device, world_size)
     optimizer = accelerator.prepare_optimizer(make_optimizer(two_tower.model, config.optim))
     plan = LoadPlan(
         batch_size=config.data.batch_size,

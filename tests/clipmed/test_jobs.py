@@ -82,6 +82,12 @@ def is_running(process):
         return False
 
 
-def test_workers_are_validated():
-    with pytest.raises(ConfigError, match="workers: got 0"):
-        JobsConfig(workers=0)
+@pytest.mark.parametrize("name", ["workers", "nodes", "processes_per_node", "signal_delay_s"])
+def test_counts_are_validated(name):
+    with pytest.raises(ConfigError, match=f"{name}: got 0; allowed: 1 or more"):
+        JobsConfig(**{name: 0})
+
+
+def test_this_machine_is_one_node():
+    with pytest.raises(ConfigError, match="nodes: got 2 with executor 'submitit-local'"):
+        JobsConfig(executor="submitit-local", nodes=2)

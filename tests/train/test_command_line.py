@@ -58,6 +58,36 @@ def test_a_run_that_fails_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFix
     assert "is not a shard set" in capsys.readouterr().err
 
 
+def test_plan_says_what_a_run_takes_without_starting_it(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_yaml(config, tmp_path / "mine.yaml")
+    plan = ["plan", str(tmp_path / "mine.yaml")]
+    assert main([*plan, "--jobs.nodes", "2", "--jobs.gpus-per-node", "4"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 x 4 = 8" in shown
+    assert "16 pairs, 2 a process" in shown
+    assert not config.out.exists()
+    assert main([*plan, "--jobs.nodes", "3"]) == 2
+    assert "got 16 for 3 processes" in capsys.readouterr().err
+    assert main(["plan"]) == 2
+    assert "got no recipe" in capsys.readouterr().err
+
+
+def test_page_writes_the_page_of_a_run_anew(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launch(replace(config, optim=replace(config.optim, steps=3)))
+    page = config.out / "run.html"
+    page.unlink()
+    assert main(["page", str(config.out)]) == 0
+    assert capsys.readouterr().out == f"{page}\n"
+    assert "<html" in page.read_text()
+    assert main(["page", str(tmp_path / "nothing")]) == 2
+    assert main(["page"]) == 2
+    assert "give one run folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_survives_yaml(name: str, tmp_path: Path) -> None:
     config = recipe(name)

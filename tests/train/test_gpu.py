@@ -61,7 +61,7 @@ def step_on_gpu(
     tower.model.to(device)
     autocast = partial(torch.autocast, "cuda", dtype=DTYPES.get(precision, torch.float32), enabled=precision in DTYPES)
     encoders = Encoders(tower, autocast)
-    prepared = towers(tower) if towers else prepare_towers(tower, parallel, precision, device, 1)
+    prepared = towers(tower) if towers else prepare_towers(tower, parallel, device, 1)
     budget = GraphBudget(kept, device, tower.model.parameters())
     batch: Batch = padded_batch(COUNT)
     settings = settings_of("infonce", 5, None, kept, text_tokens=100)

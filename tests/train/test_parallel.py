@@ -84,7 +84,7 @@ class Run:
         self.settings = settings
         broadcast_weights(self.model, settings.world_size)
         self.encoders = Encoders(tower, nullcontext)
-        self.towers = prepare_towers(tower, parallel, "fp32", CPU, settings.world_size)
+        self.towers = prepare_towers(tower, parallel, CPU, settings.world_size)
         # A large eps: where a gradient is zero but for rounding, AdamW would else step by the sign of that.
         self.optimizer = make_optimizer(self.model, OptimConfig(eps=1e-3))
         for group in self.optimizer.param_groups:
@@ -261,7 +261,7 @@ def test_a_process_holds_and_exchanges_its_share(sharded: Path) -> None:
 
 def test_one_process_has_nobody_to_share_with() -> None:
     with pytest.raises(ConfigError, match=r"parallel\.shard_weights: got true for one process; allowed: two or more"):
-        prepare_towers(make_tower(OWN_TEXT), SHARDED, "fp32", CPU, 1)
+        prepare_towers(make_tower(OWN_TEXT), SHARDED, CPU, 1)
 
 
 TIMM_VISION = {
@@ -297,7 +297,7 @@ def test_a_tower_that_cannot_recompute_is_refused() -> None:
     vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}
     message = r"the image tower \(ModifiedResNet\) cannot compute .*lower gradcache\.image_micro_batch"
     with pytest.raises(ConfigError, match=message):
-        prepare_towers(make_tower(OWN_TEXT, vision), ParallelConfig(recompute_activations=True), "fp32", CPU, 1)
+        prepare_towers(make_tower(OWN_TEXT, vision), ParallelConfig(recompute_activations=True), CPU, 1)
 
 
 def run_in_two_processes(config: TrainConfig) -> None:
