@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,30 @@ from shards.storage import ByteRange, SampleError, is_url, open_shards
 from shards.tars import BLOCK
 
 _PLACES = ("shard", "split", "jpg_offset", "jpg_size", "json_offset", "json_size")
+
+
+class _Place(NamedTuple):
+    """Where a sample lies: its shard, and the data of its image and of its record, which come one after the other."""
+
+    shard: str
+    jpg_offset: int
+    jpg_size: int
+    json_offset: int
+    json_size: int
+
+    @property
+    def jpg(self) -> ByteRange:
+        return ByteRange(self.shard, self.jpg_offset, self.jpg_size)
+
+    @property
+    def json(self) -> ByteRange:
+        return ByteRange(self.shard, self.json_offset, self.json_size)
+
+    @property
+    def span(self) -> ByteRange:
+        """From the header of the image to the end of the record."""
+        start = self.jpg_offset - BLOCK
+        return ByteRange(self.shard, start, self.json_offset + self.json_size - start)
 
 
 class ShardSet:
@@ -76,11 +100,11 @@ class ShardSet:
 
         A sample's members lie one after the other: both come with one read, and their names are checked.
         """
-        spans = [self._span(row) for row in rows]
-        found = self._shards.read_many(spans)
+        places = self._places_of(rows)
+        found = self._shards.read_many([place.span for place in places])
         return [
-            part if isinstance(part, SampleError) else self._unpack(row, span, part)
-            for row, span, part in zip(rows, spans, found, strict=True)
+            part if isinstance(part, SampleError) else self._unpack(place, part)
+            for place, part in zip(places, found, strict=True)
         ]
 
     def image_bytes(self, row: int) -> bytes:
@@ -133,34 +157,28 @@ class ShardSet:
             raise DataError(f"{self.location}: {INDEX_FILE} names shards outside the set, such as {unsafe[0]!r}")
         return {**places, "shard": shard.indices.to_numpy(), "split": split.to_numpy(), "names": names}
 
-    def _member(self, row: int, kind: str) -> bytes:
-        places, offset = self._places, int(self._place(f"{kind}_offset", row))
-        wanted = ByteRange(places["names"][places["shard"][row]], offset, int(places[f"{kind}_size"][row]))
-        (found,) = self._shards.read_many([wanted])
+    def _places_of(self, rows: Sequence[int]) -> list[_Place]:
+        places, wanted = self._places, np.asarray(rows, np.int64)
+        count = len(places["shard"])
+        if (beyond := wanted[(wanted < 0) | (wanted >= count)]).size:
+            raise DataError(f"{self.location}: no row {beyond[0]}; allowed: 0 to {count - 1}")
+        names = [places["names"][shard] for shard in places["shard"][wanted].tolist()]
+        return list(map(_Place, names, *(places[column][wanted].tolist() for column in _PLACES[2:])))
+
+    def _member(self, row: int, kind: Literal["jpg", "json"]) -> bytes:
+        (place,) = self._places_of([row])
+        (found,) = self._shards.read_many([place.jpg if kind == "jpg" else place.json])
         if isinstance(found, SampleError):
             raise DataError(f"{found.detail}; restore it, or pack the set again")
         return found
 
-    def _place(self, column: str, row: int) -> int:
-        places = self._places
-        if not 0 <= row < len(places["shard"]):
-            raise DataError(f"{self.location}: no row {row}; allowed: 0 to {len(places['shard']) - 1}")
-        return int(places[column][row])
-
-    def _span(self, row: int) -> ByteRange:
-        """From the header of the image to the end of the record."""
-        start = self._place("jpg_offset", row) - BLOCK
-        stop = self._place("json_offset", row) + self._place("json_size", row)
-        return ByteRange(self._places["names"][self._place("shard", row)], start, stop - start)
-
-    def _unpack(self, row: int, span: ByteRange, data: bytes) -> tuple[bytes, dict[str, Any]] | SampleError:
-        jpg = self._place("jpg_offset", row) - span.offset
+    def _unpack(self, place: _Place, data: bytes) -> tuple[bytes, dict[str, Any]] | SampleError:
         try:
-            record = json.loads(data[self._place("json_offset", row) - span.offset :])
+            record = json.loads(data[-place.json_size :])
             key = record["key"]
         except (ValueError, KeyError, TypeError):
             key = None
         if key is None or not data.startswith(f"{key}.jpg\0".encode()):
-            detail = f"{self.location}/{span.name} holds no sample at {span.offset}, where its index says one is"
+            detail = f"{self.location}/{place.shard} holds no sample at {place.span.offset}, where its index has one"
             return SampleError(RejectReason.SHARD_CORRUPT, detail)
-        return data[jpg : jpg + self._place("jpg_size", row)], record
+        return data[BLOCK : BLOCK + place.jpg_size], record

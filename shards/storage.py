@@ -2,36 +2,44 @@
 
 A remote set's manifest and index are fetched once into a cache and checked; its shards are read by byte ranges, many at
 once, and never copied whole. Credentials and endpoints come from the usual environment variables (AWS_ACCESS_KEY_ID,
-AWS_ENDPOINT_URL, AWS_ALLOW_HTTP, …).
+AWS_ENDPOINT_URL, AWS_ALLOW_HTTP, …), and an address that holds any is refused: configs and logs would keep it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 from clipmed.errors import DataError
-from clipmed.files import sha256_file, write_bytes
+from clipmed.files import sync
 from clipmed.rejects import RejectReason
 from shards.manifest import INDEX_FILE, MANIFEST, read_manifest
 from shards.tars import RandomAccess
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
 
 SCHEMES = ("s3://", "http://", "https://")
 CACHE_VARIABLE = "CLIPMED_CACHE"
 READS_AT_ONCE = 32
 TIMEOUT = timedelta(seconds=30)
 RETRIES = 5
-BROKEN_ANSWERS = 3
 RETRY_TIMEOUT = timedelta(seconds=90)
 FIRST_RETRY = timedelta(milliseconds=100)
 LAST_RETRY = timedelta(seconds=15)
+CHUNK_BYTES = 8 << 20
+CHUNKS_AT_ONCE = 8
 
 
 class ByteRange(NamedTuple):
@@ -52,36 +60,37 @@ class SampleError(NamedTuple):
 class Shards(Protocol):
     """Reads byte ranges of a set's shards; safe in threads, and pickled for processes that are spawned."""
 
-    def read_many(self, ranges: Sequence[ByteRange]) -> list[bytes | SampleError]:
-        """Return the bytes of each range, or why they cannot be read."""
+    def read_many(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | SampleError]:
+        """Yield the bytes of each range, or why they cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class FolderShards:
     """Shards in a folder; `digest` tells the set from an earlier one at the same place."""
 
-    folder: Path
+    folder: str
     digest: str
 
-    def read_many(self, ranges: Sequence[ByteRange]) -> list[bytes | SampleError]:
-        """Return the bytes of each range, or why they cannot be read."""
-        return [self._read(each) for each in ranges]
+    def read_many(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | SampleError]:
+        """Yield the bytes of each range, or why they cannot be read."""
+        return map(self._read, ranges)
 
     def _read(self, wanted: ByteRange) -> bytes | SampleError:
+        path = f"{self.folder}/{wanted.name}"
         try:
-            return RandomAccess(str(self.folder / wanted.name), self.digest).read(wanted.offset, wanted.size)
+            return RandomAccess(path, self.digest).read(wanted.offset, wanted.size)
         except DataError as error:
-            exists = (self.folder / wanted.name).exists()
+            exists = Path(path).exists()
             return SampleError(RejectReason.SHARD_SHORT if exists else RejectReason.SHARD_MISSING, str(error))
         except OSError as error:
-            return SampleError(RejectReason.SHARD_UNREACHABLE, f"{self.folder / wanted.name}: {error}")
+            return SampleError(RejectReason.SHARD_UNREACHABLE, f"{path}: {error}")
 
 
 class RemoteShards:
     """Shards behind a URL, read by concurrent range requests that are retried.
 
     The client is made when it is first used, in every process its own: its threads do not survive a fork, so that
-    loader processes of remote sets are spawned.
+    loader processes of remote sets are spawned. A forked child that tries is told so, where the client would hang.
     """
 
     def __init__(self, url: str) -> None:
@@ -99,7 +108,7 @@ class RemoteShards:
         import obstore
 
         try:
-            return bytes(obstore.get(self._store, name).bytes())
+            return _retried(lambda: bytes(obstore.get(self._client(), name).bytes()))
         except FileNotFoundError as error:
             raise DataError(
                 f"{self.url} is not a shard set: no {name}; give the address of one that `shards pack` wrote"
@@ -109,52 +118,43 @@ class RemoteShards:
                 f"{self.url}/{name} cannot be read: {_said(error)}; check the address and access"
             ) from error
 
-    def read_many(self, ranges: Sequence[ByteRange]) -> list[bytes | SampleError]:
-        """Return the bytes of each range, or why they cannot be read."""
-        return list(self._threads.map(self._read_patiently, ranges))
-
-    def _read_patiently(self, wanted: ByteRange) -> bytes | SampleError:
-        """Read again what broke off: the client itself retries requests, but not an answer that ends too early."""
-        for _ in range(BROKEN_ANSWERS):
-            found = self._read(wanted)
-            if isinstance(found, bytes) or found.reason != RejectReason.SHARD_UNREACHABLE:
-                return found
-        return found
+    def read_many(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | SampleError]:
+        """Yield the bytes of each range, or why they cannot be read."""
+        self._client()
+        return self._threads.map(self._read, ranges)
 
     def _read(self, wanted: ByteRange) -> bytes | SampleError:
         import obstore
 
-        where = f"{self.url}/{wanted.name}"
+        where, stop = f"{self.url}/{wanted.name}", wanted.offset + wanted.size
         try:
-            data = bytes(obstore.get_range(self._store, wanted.name, start=wanted.offset, length=wanted.size))
+            data = _retried(lambda: bytes(obstore.get_range(self._store, wanted.name, start=wanted.offset, end=stop)))
         except FileNotFoundError:
             return SampleError(RejectReason.SHARD_MISSING, f"{where} is missing")
         except (obstore.exceptions.BaseError, OSError) as error:
-            return self._explain(wanted, error)
+            if _is_beyond_end(error):
+                return SampleError(RejectReason.SHARD_SHORT, f"{where} is cut off: it ends before {wanted.offset}")
+            return SampleError(RejectReason.SHARD_UNREACHABLE, f"{where}: {_said(error)}")
         if len(data) != wanted.size:
-            return SampleError(RejectReason.SHARD_SHORT, f"{where} is cut off inside {wanted.size} bytes")
+            end = wanted.offset + len(data)
+            detail = f"{where} is cut off: it ends at {end}, inside {wanted.size} bytes at {wanted.offset}"
+            return SampleError(RejectReason.SHARD_SHORT, detail)
         return data
 
-    def _explain(self, wanted: ByteRange, error: Exception) -> SampleError:
-        """Tell a shard that is cut off from a server that cannot be reached."""
-        import obstore
-
-        where = f"{self.url}/{wanted.name}"
-        try:
-            size = int(obstore.head(self._store, wanted.name)["size"])
-        except (obstore.exceptions.BaseError, OSError):
-            return SampleError(RejectReason.SHARD_UNREACHABLE, f"{where}: {_said(error)}")
-        if size < wanted.offset + wanted.size:
-            detail = f"{where} is cut off: it ends at {size}, inside {wanted.size} bytes at {wanted.offset}"
-            return SampleError(RejectReason.SHARD_SHORT, detail)
-        return SampleError(RejectReason.SHARD_UNREACHABLE, f"{where}: {_said(error)}")
+    def _client(self) -> Any:
+        if _reading_process() != os.getpid():
+            raise DataError(
+                f"{self.url} cannot be read in a forked process whose parent has read from a server; "
+                "start processes with 'spawn' or 'forkserver', or copy the set to a folder"
+            )
+        return self._store
 
     @cached_property
     def _store(self) -> Any:
         from obstore.store import from_url
 
-        client: Any = {"timeout": TIMEOUT, "allow_http": self.url.startswith("http://") or _allows_http()}
-        retries: Any = {
+        client: ClientConfig = {"timeout": TIMEOUT, "allow_http": self.url.startswith("http://") or _allows_http()}
+        retries: RetryConfig = {
             "max_retries": RETRIES,
             "retry_timeout": RETRY_TIMEOUT,
             "backoff": {"init_backoff": FIRST_RETRY, "max_backoff": LAST_RETRY, "base": 2},
@@ -164,6 +164,28 @@ class RemoteShards:
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(READS_AT_ONCE, "shard")
+
+
+@cache
+def _reading_process() -> int:
+    """Return the process that first read from a server: this one, or the one that this one was forked from."""
+    return os.getpid()
+
+
+def _retried(read: Callable[[], bytes]) -> bytes:
+    """Return what `read` returns. The client retries requests, but not an answer that breaks off: this does."""
+    from obstore.exceptions import GenericError
+
+    deadline, pause_s = time.monotonic() + RETRY_TIMEOUT.total_seconds(), FIRST_RETRY.total_seconds()
+    for _ in range(RETRIES):
+        try:
+            return read()
+        except GenericError as error:
+            if _is_beyond_end(error) or time.monotonic() + pause_s > deadline:
+                raise
+        time.sleep(pause_s * random.uniform(0.5, 1))
+        pause_s = min(2 * pause_s, LAST_RETRY.total_seconds())
+    return read()
 
 
 def is_url(location: str) -> bool:
@@ -177,29 +199,74 @@ def open_shards(location: str) -> tuple[Path, Shards]:
     Raises:
         DataError: no set there, or one whose index is not what its manifest says.
     """
-    if not is_url(location):
-        if "://" in location:
-            raise DataError(f"{location}: unknown kind of address; allowed: a folder, {', '.join(SCHEMES)}…")
-        folder = Path(location)
-        read_manifest(folder)
-        return folder, FolderShards(folder, hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest())
-    shards = RemoteShards(location.rstrip("/"))
-    return _fetch_index(shards), shards
+    if "://" in location:
+        _check_address(location)
+        shards = RemoteShards(location.rstrip("/"))
+        return _fetch_index(shards), shards
+    folder = Path(location)
+    read_manifest(folder)
+    return folder, FolderShards(str(folder), hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest())
+
+
+def _check_address(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise DataError(
+            f"the address of a set on {parts.hostname} holds a user name, password, query or fragment; allowed: "
+            "scheme, host and path; give credentials in the environment, such as AWS_ACCESS_KEY_ID"
+        )
+    if not is_url(url):
+        raise DataError(f"{url}: unknown kind of address; allowed: a folder, {', '.join(SCHEMES)}…")
 
 
 def _fetch_index(shards: RemoteShards) -> Path:
+    """Return the cache's folder of a set, filled if this manifest was not seen before."""
     manifest = shards.read_file(MANIFEST)
     key = hashlib.sha256(shards.url.encode() + b"\n" + manifest).hexdigest()[:32]
     folder = _cache() / "sets" / key
-    write_bytes(folder / MANIFEST, manifest)
-    wanted = read_manifest(folder)["files"][INDEX_FILE]["sha256"]
-    index = folder / INDEX_FILE
-    if not index.exists():
-        write_bytes(index, shards.read_file(INDEX_FILE))
-    if sha256_file(index) != wanted:
-        index.unlink()
-        raise DataError(f"{shards.url}/{INDEX_FILE} is not what {MANIFEST} says; copy the whole set again")
+    try:
+        _put(folder / MANIFEST, [manifest])
+        entry = read_manifest(folder).get("files", {}).get(INDEX_FILE)
+        if entry is None:
+            raise DataError(f"{shards.url}/{MANIFEST} does not list {INDEX_FILE}; copy the whole set again")
+        if not (folder / INDEX_FILE).exists():
+            _put(folder / INDEX_FILE, _chunks(shards, entry))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written: {error}; set {CACHE_VARIABLE} to a folder that can") from error
     return folder
+
+
+def _chunks(shards: RemoteShards, entry: dict[str, Any]) -> Iterator[bytes]:
+    """Yield the index part by part.
+
+    Raises:
+        DataError: they are not, or the server cannot be reached.
+    """
+    digest, size = hashlib.sha256(), entry["bytes"]
+    starts = range(0, size, CHUNK_BYTES)
+    ranges = [ByteRange(INDEX_FILE, start, min(CHUNK_BYTES, size - start)) for start in starts]
+    for first in range(0, len(ranges), CHUNKS_AT_ONCE):
+        for part in shards.read_many(ranges[first : first + CHUNKS_AT_ONCE]):
+            if isinstance(part, SampleError):
+                raise DataError(f"{part.detail}; copy the whole set again, or check the address and access")
+            digest.update(part)
+            yield part
+    if digest.hexdigest() != entry["sha256"]:
+        raise DataError(f"{shards.url}/{INDEX_FILE} is not what {MANIFEST} says; copy the whole set again")
+
+
+def _put(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a file of the cache; many processes may do so at once, each under a name of its own until it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.writelines(parts)
+        sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _cache() -> Path:
@@ -211,5 +278,10 @@ def _allows_http() -> bool:
     return os.environ.get("AWS_ALLOW_HTTP", "").lower() in {"1", "true"}
 
 
+def _is_beyond_end(error: Exception) -> bool:
+    return "status code: 416" in str(error)
+
+
 def _said(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """Return the first line of an error, without the page that the server sent, which may quote credentials."""
+    return str(error).partition("\n")[0].partition("<")[0].rstrip(" :")

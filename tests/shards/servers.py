@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-Fault = str  # "error" answers 500, "cut" sends half of the body, "hang_up" closes without an answer
+Fault = str  # "error": 500; "refuse": 403 and a page with a key in it; "cut": half of the body; "hang_up": no answer
 
 
 class FileServer(ThreadingHTTPServer):
@@ -61,6 +61,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif fault == "error":
             self._head(500, 0)
+        elif fault == "refuse":
+            page = b"<Error><AWSAccessKeyId>AKIA123</AWSAccessKeyId></Error>"
+            self._head(403, len(page))
+            self.wfile.write(page)
         elif not path.is_file():
             self._head(404, 0)
         else:

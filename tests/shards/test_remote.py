@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,6 +24,8 @@ from shards.reader import ShardSet
 from shards.storage import SampleError
 from shards.tars import BLOCK
 from tests.shards.servers import FileServer, http_server, s3_server
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -153,6 +158,75 @@ def test_the_index_is_fetched_once_and_checked(served: FileServer, shard_set: Sh
     index.write_bytes(index.read_bytes()[:-1] + b"x")
     with pytest.raises(DataError, match=r"samples\.parquet is not what manifest\.json says"):
         ShardSet(f"{served.url}/set")
+
+
+def test_a_large_index_comes_in_parts(served: FileServer, shard_set: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = (shard_set.path / "samples.parquet").stat().st_size
+    monkeypatch.setattr(storage, "CHUNK_BYTES", 1000)
+    remote = ShardSet(f"{served.url}/set")
+    assert served.num_requests == 1 + -(-size // 1000)
+    assert remote.table == shard_set.table
+
+
+def test_many_may_open_a_set_that_the_cache_lacks(served: FileServer, shard_set: ShardSet, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        opened = list(pool.map(ShardSet, [f"{served.url}/set"] * 64))
+    assert {each.digest for each in opened} == {shard_set.digest}
+    files = sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    assert files == ["manifest.json", "samples.parquet"]
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    served: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CLIPMED_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"cannot be written: .*; set CLIPMED_CACHE to a folder that can"):
+        ShardSet(f"{served.url}/set")
+
+
+@pytest.mark.parametrize(
+    "secret", ["http://me:word@host/set", "https://host/set?X-Amz-Signature=word", "ftp://:word@host"]
+)
+def test_an_address_that_holds_a_secret_is_refused_without_repeating_it(secret: str) -> None:
+    with pytest.raises(DataError, match="give credentials in the environment") as caught:
+        ShardSet(secret)
+    assert "word@" not in str(caught.value)
+    assert "=word" not in str(caught.value)
+
+
+def test_a_refusal_is_not_retried_and_its_page_not_quoted(served: FileServer) -> None:
+    remote = ShardSet(f"{served.url}/set")
+    served.faults[:] = ["refuse", "error"]
+    (found,) = remote.fetch([0])
+    assert isinstance(found, SampleError)
+    assert found.reason == RejectReason.SHARD_UNREACHABLE
+    assert "403 Forbidden" in found.detail
+    assert "AKIA" not in found.detail
+    assert served.faults == ["error"]
+
+
+def test_a_forked_child_is_told_so(served: FileServer) -> None:
+    script = """
+import os, sys
+from clipmed.errors import DataError
+from shards.reader import ShardSet
+shard_set = ShardSet(sys.argv[1])
+shard_set.image_bytes(0)
+if os.fork() == 0:
+    try:
+        shard_set.image_bytes(0)
+    except DataError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.wait()
+shard_set.image_bytes(0)
+"""
+    command = [sys.executable, "-c", script, f"{served.url}/set"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    assert "cannot be read in a forked process" in done.stdout
+    assert "'spawn' or 'forkserver'" in done.stdout
 
 
 def test_a_shard_name_that_leads_out_of_the_set_is_refused(shard_set: ShardSet, tmp_path: Path) -> None:
