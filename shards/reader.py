@@ -153,7 +153,7 @@ class ShardSet:
         names = shard.dictionary.to_pylist()
         split = pc.index_in(table["split"], value_set=pa.array([str(name) for name in Split]))
         places: dict[str, Any] = {name: table[name].to_numpy() for name in _PLACES[2:]}
-        if unsafe := [name for name in names if name != PurePosixPath(name).name]:
+        if unsafe := [name for name in names if not _is_file_name(name)]:
             raise DataError(f"{self.location}: {INDEX_FILE} names shards outside the set, such as {unsafe[0]!r}")
         return {**places, "shard": shard.indices.to_numpy(), "split": split.to_numpy(), "names": names}
 
@@ -182,3 +182,8 @@ class ShardSet:
             detail = f"{self.location}/{place.shard} holds no sample at {place.span.offset}, where its index has one"
             return SampleError(RejectReason.SHARD_CORRUPT, detail)
         return data[BLOCK : BLOCK + place.jpg_size], record
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a shard's name leads to a file in the set's folder and nowhere else."""
+    return name == PurePosixPath(name).name and name not in {"", ".."} and "\0" not in name

@@ -33,11 +33,9 @@ class Meter:
     peak: float | None
     seconds: float = 0.0
     wait_seconds: float = 0.0
-    steps: int = 0
     pairs: int = 0
     tokens: int = 0
     flops: float = 0.0
-    skipped: int = 0
     _sums: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -47,11 +45,9 @@ class Meter:
         """Take one step of this process."""
         self.seconds += seconds
         self.wait_seconds += wait_seconds
-        self.steps += 1
         self.pairs += len(batch.tokens)
         self.tokens += loss.tokens
         self.flops += flops
-        self.skipped += len(batch.skipped)
         rows = loss.rows.detach().double().cpu()
         self._sums[0].index_add_(0, batch.sources, rows)
         self._sums[1].index_add_(0, batch.sources, torch.ones_like(rows))
@@ -78,7 +74,7 @@ class Meter:
             if count:
                 values[f"loss/{name}"] = loss / count
         self.seconds = self.wait_seconds = self.flops = 0.0
-        self.steps = self.pairs = self.tokens = self.skipped = 0
+        self.pairs = self.tokens = 0
         self._sums.zero_()
         return values
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
+import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -91,6 +94,16 @@ def test_a_set_on_s3_is_the_set_in_the_folder(
         assert_same(ShardSet("s3://sets/mine"), shard_set)
         with pytest.raises(DataError, match=r"s3://sets/other is not a shard set: no manifest\.json"):
             ShardSet("s3://sets/other")
+        obstore.put(store, shard_of(shard_set, 0), b"too short")
+        assert reasons_of(ShardSet("s3://sets/mine"), [0]) == [RejectReason.SHARD_SHORT]
+
+
+def shard_of(shard_set: ShardSet, row: int) -> str:
+    return str(shard_set.column("shard")[row])
+
+
+def reasons_of(shard_set: ShardSet, rows: list[int]) -> list[RejectReason | None]:
+    return [found.reason if isinstance(found, SampleError) else None for found in shard_set.fetch(rows)]
 
 
 def make_bucket(url: str) -> None:
@@ -145,6 +158,30 @@ def test_lost_cut_and_wrong_shards_are_told_apart_row_by_row(served: FileServer,
     assert reasons.count(RejectReason.SHARD_SHORT) == 1
     with pytest.raises(DataError, match=f"{lost} is missing"):
         damaged.image_bytes(next(row for row, place in enumerate(table) if place["shard"] == lost))
+
+
+@pytest.mark.parametrize("size", [0, BLOCK])
+@pytest.mark.parametrize("over_http", [False, True])
+def test_rows_that_begin_beyond_the_end_are_short(served: FileServer, over_http: bool, size: int) -> None:
+    shard_set = ShardSet(f"{served.url}/set" if over_http else served.folder / "set")
+    shard = shard_of(shard_set, 0)
+    with (served.folder / "set" / shard).open("r+b") as stream:
+        stream.truncate(size)
+    rows = [row for row, name in enumerate(shard_set.column("shard")) if name == shard]
+    assert set(reasons_of(shard_set, rows)) == {RejectReason.SHARD_SHORT}
+
+
+def test_a_set_that_is_let_go_leaves_no_threads(served: FileServer, shard_set: ShardSet) -> None:
+    before = set(threading.enumerate())
+    remote = ShardSet(f"{served.url}/set")
+    remote.fetch(all_rows(shard_set))
+    readers = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("shard")]
+    assert readers
+    del remote
+    gc.collect()
+    for thread in readers:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in readers)
 
 
 def test_the_index_is_fetched_once_and_checked(served: FileServer, shard_set: ShardSet) -> None:
@@ -229,16 +266,20 @@ shard_set.image_bytes(0)
     assert "'spawn' or 'forkserver'" in done.stdout
 
 
-def test_a_shard_name_that_leads_out_of_the_set_is_refused(shard_set: ShardSet, tmp_path: Path) -> None:
-    shutil.copytree(shard_set.path, tmp_path / "set")
-    index = tmp_path / "set" / "samples.parquet"
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "..", ".", "", "train-000000.tar\0"])
+@pytest.mark.parametrize("over_http", [False, True])
+def test_a_shard_name_that_leads_out_of_the_set_is_refused(served: FileServer, name: str, over_http: bool) -> None:
+    folder = served.folder / "set"
+    index = folder / "samples.parquet"
     table = pq.read_table(index)
-    names = pa.array(["../../etc/passwd"] * len(table))
+    names = pa.array([name] * len(table))
     pq.write_table(table.set_column(table.schema.get_field_index("shard"), "shard", names), index)
-    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
-    manifest["files"]["samples.parquet"]["sha256"] = sha256_file(index)
-    with pytest.raises(DataError, match=r"names shards outside the set, such as '\.\./\.\./etc/passwd'"):
-        ShardSet(tmp_path / "set").image_bytes(0)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["samples.parquet"] |= {"bytes": index.stat().st_size, "sha256": sha256_file(index)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    shard_set = ShardSet(f"{served.url}/set" if over_http else folder)
+    with pytest.raises(DataError, match=f"names shards outside the set, such as {re.escape(repr(name))}"):
+        shard_set.fetch([0])
 
 
 def test_an_unknown_kind_of_address_is_refused() -> None:
