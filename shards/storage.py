@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 SCHEMES = ("s3://", "http://", "https://")
 CACHE_VARIABLE = "CLIPMED_CACHE"
-READS_AT_ONCE = 32
+READS_AT_ONCE = 64
 TIMEOUT = timedelta(seconds=30)
 RETRIES = 5
-RETRY_TIMEOUT = timedelta(seconds=90)
+RETRY_TIMEOUT = timedelta(seconds=60)
 FIRST_RETRY = timedelta(milliseconds=100)
 LAST_RETRY = timedelta(seconds=15)
 CHUNK_BYTES = 8 << 20

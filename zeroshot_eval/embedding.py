@@ -64,7 +64,7 @@ class Part:
     """One unit of work: rows of a set to embed and to add to one part file."""
 
     embedder: Embedder
-    set_path: Path
+    set_location: str
     set_digest: str
     file: Path
     rows: tuple[int, ...]
@@ -84,18 +84,18 @@ class ImageEmbeddings:
 
 
 def embed_sets(
-    embedder: Embedder, paths: Sequence[Path], wanted: Mapping[int, Sequence[int]], jobs: JobsConfig
+    embedder: Embedder, locations: Sequence[str], wanted: Mapping[int, Sequence[int]], jobs: JobsConfig
 ) -> dict[int, ImageEmbeddings]:
     """Embed the wanted rows of every set, as far as the cache lacks them, and return them by set index.
 
     Raises:
         DataError: an image that does not decode, or a checkpoint that gives NaN.
     """
-    digests = {index: ShardSet(paths[index]).digest for index in wanted}
+    digests = {index: ShardSet(locations[index]).digest for index in wanted}
     parts = [
         part
         for index, rows in wanted.items()
-        for part in _missing_parts(embedder, paths[index], digests[index], sorted(set(rows)))
+        for part in _missing_parts(embedder, locations[index], digests[index], sorted(set(rows)))
     ]
     total = sum(len(part.rows) for part in parts)
     if total:
@@ -112,14 +112,14 @@ def embed_sets(
 def embed_part(part: Part, progress: Progress | None = None) -> None:
     """Embed the rows of one part and add them to its file."""
     two_tower = _loaded(part.embedder)
-    shard_set = _opened(part.set_path, part.set_digest)
+    shard_set = _opened(part.set_location, part.set_digest)
     embedded = []
     for pixels in _pixel_batches(shard_set, part.rows, two_tower, part.embedder.batch_size):
         embedded.append(embed_images(two_tower, pixels).cpu().numpy())
         if progress is not None:
             progress(len(pixels))
     fresh = np.concatenate(embedded)
-    _refuse_nan(fresh, f"images of {part.set_path}")
+    _refuse_nan(fresh, f"images of {part.set_location}")
     rows = np.asarray(part.rows, dtype=np.int64)
     kept = _read_or_none(part.file)
     if kept is not None:
@@ -152,7 +152,7 @@ def embed_unique_texts(embedder: Embedder, texts: Sequence[str]) -> dict[str, Si
     return {text: known[digest] for text, digest in zip(unique, digests, strict=True)}
 
 
-def _missing_parts(embedder: Embedder, set_path: Path, set_digest: str, rows: Sequence[int]) -> Iterator[Part]:
+def _missing_parts(embedder: Embedder, set_location: str, set_digest: str, rows: Sequence[int]) -> Iterator[Part]:
     folder = embedder.image_folder(set_digest)
     blocks: dict[int, list[int]] = {}
     for row in rows:
@@ -162,7 +162,7 @@ def _missing_parts(embedder: Embedder, set_path: Path, set_digest: str, rows: Se
         stored = _read_or_none(file)
         known = set() if stored is None else set(stored["rows"].tolist())
         if missing := tuple(row for row in wanted if row not in known):
-            yield Part(embedder, set_path, set_digest, file, missing)
+            yield Part(embedder, set_location, set_digest, file, missing)
 
 
 def _collect(embedder: Embedder, set_digest: str, rows: Sequence[int]) -> ImageEmbeddings:
@@ -225,6 +225,6 @@ def _loaded(embedder: Embedder) -> TwoTower:
 
 
 @lru_cache(maxsize=4)
-def _opened(path: Path, _digest: str) -> ShardSet:
+def _opened(location: str, _digest: str) -> ShardSet:
     """Open a set once a process; the digest keeps a set that was packed anew from being mistaken for the old one."""
-    return ShardSet(path)
+    return ShardSet(location)

@@ -49,8 +49,8 @@ class EvalConfig:
     """checkpoint folder (a run's model/) or hf-hub:org/name"""
     suite: Annotated[str, tyro.conf.Positional]
     """name of a suite in zeroshot_eval/suites, or the path of a suite's .yaml file"""
-    sets: tuple[Path, ...]
-    """shard sets whose samples are scored"""
+    sets: tuple[str, ...]
+    """shard sets whose samples are scored, as folders or URLs"""
     out: Path
     """folder for scores.json, report.html and config.yaml"""
     cache: Path | None = None
@@ -67,6 +67,7 @@ class EvalConfig:
     """where images are embedded; inline: here"""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sets", tuple(str(location) for location in self.sets))
         if not self.sets:
             raise ConfigError("sets: got none; give one or more folders that `python -m shards pack` wrote")
         if self.batch_size < 1:
@@ -112,7 +113,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
     folder = checkpoint_folder(config.checkpoint)
     read_config(folder)
     digest = checkpoint_digest(folder)
-    sets = tuple(ShardSet(path) for path in config.sets)
+    sets = tuple(ShardSet(location) for location in config.sets)
     pool = Pool(sets)
     classify, retrieve, skipped = _select(suite, pool)
     embedder = Embedder(
@@ -171,10 +172,7 @@ def _scores(evaluation: Evaluation) -> dict[str, Any]:
         "suite": evaluation.suite.name,
         "phantom": evaluation.suite.phantom,
         "checkpoint": {"location": evaluation.config.checkpoint, "digest": evaluation.digest},
-        "sets": [
-            {"location": str(path), "digest": shard_set.digest}
-            for path, shard_set in zip(evaluation.config.sets, evaluation.sets, strict=True)
-        ],
+        "sets": [{"location": shard_set.location, "digest": shard_set.digest} for shard_set in evaluation.sets],
         "interval": {
             "level": 0.95,
             "method": "percentile bootstrap over groups",

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from clipmed.errors import ClipmedError, ConfigError, DataError
 from clipmed.jobs import JobsConfig
 from clipmed.zeroshot import class_embeddings, embed_images, eval_pixels
 from shards.reader import ShardSet
+from tests.shards.servers import http_server
 from zeroshot_eval import embedding
 from zeroshot_eval.__main__ import main
 from zeroshot_eval.evaluation import EvalConfig, Evaluation, evaluate, write_scores
@@ -310,3 +312,13 @@ def test_command_line_fails_with_one_line(checkpoint: Path, shard_set: Path, tmp
         main([str(checkpoint), "reel", "--sets", str(shard_set), "--out", str(tmp_path)])
     with pytest.raises(ClipmedError, match="sets: got none"):
         config_of(checkpoint, tmp_path, shard_set, tmp_path, sets=())
+
+
+def test_a_set_over_http_scores_as_the_folder(
+    evaluation: Evaluation, checkpoint: Path, suite_file: Path, shard_set: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setenv("CLIPMED_CACHE", str(tmp_path / "cache"))
+    with http_server(shard_set.parent) as server:
+        config = config_of(checkpoint, suite_file, shard_set, tmp_path / "remote")
+        remote = evaluate(replace(config, sets=(f"{server.url}/{shard_set.name}",)))
+    assert remote.rows == evaluation.rows
