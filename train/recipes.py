@@ -47,6 +47,7 @@ def laptop() -> TrainConfig:
         model=ModelConfig(config="clipmed_laptop"),
         data=replace(base.data, sets=(), batch_size=128, workers=1),
         optim=replace(base.optim, lr=1e-3, weight_decay=0.2, warmup_steps=60, steps=600),
+        gradcache=GradCacheConfig(text_tokens=2048),
         checkpoint=CheckpointConfig(every_steps=100),
         validate=ValidateConfig(every_steps=100, samples=512),
     )
