@@ -50,8 +50,8 @@ class PanelConfig:
             raise ConfigError(f"panels.min_side: got {self.min_side}; allowed: 1 or more")
         if (self.detector == "model") != (self.model is not None):
             raise ConfigError(
-                f"panels: got detector={self.detector!r}, model={self.model}; allowed: detector 'model' with the path of "
-                "an ONNX file, or another detector without one"
+                f"panels: got detector={self.detector!r}, model={self.model}; allowed: detector 'model' with the path "
+                "of an ONNX file, or another detector without one"
             )
         if self.splitter == "llm" and not self.llm.model:
             raise ConfigError("panels.llm.model: got none; name the model that the server at panels.llm.url runs")
