@@ -33,7 +33,7 @@ class PanelConfig:
     model: Path | None = None
     """the ONNX file of the detector"""
     splitter: Literal["rules", "llm"] = "rules"
-    """who cuts captions into parts. rules: their "(A) … (B) …" structure. llm: a language model where rules find none"""
+    """who cuts captions into parts. rules: their "(A) … (B) …" structure. llm: a language model where there is none"""
     llm: LlmConfig = field(default_factory=LlmConfig)
     """the language model's server"""
     min_confidence: float = 0.6
