@@ -1,7 +1,8 @@
 """Licence strings of sources to SPDX identifiers and to the three groups that the licence gate knows.
 
 The groups are those of PubMed Central's own distribution: commercial (CC0, BY, BY-SA, BY-ND), noncommercial
-(BY-NC, BY-NC-SA, BY-NC-ND), other (everything else, unknown and text-mining-only included).
+(BY-NC, BY-NC-SA, BY-NC-ND), other (everything else: unknown, text mining only, third-party pictures). The British Open
+Government Licence is compatible with CC BY and counts as commercial.
 """
 
 from __future__ import annotations
@@ -19,7 +20,19 @@ class LicenseGroup(StrEnum):
 
 
 UNKNOWN_LICENSE = "LicenseRef-unknown"
-_PERMISSIVE = frozenset({"CC0-1.0", "MIT", "Apache-2.0", "BSD-3-Clause", "LicenseRef-public-domain"})
+THIRD_PARTY_LICENSE = "LicenseRef-third-party"
+_PERMISSIVE = frozenset(
+    {
+        "CC0-1.0",
+        "MIT",
+        "Apache-2.0",
+        "BSD-3-Clause",
+        "LicenseRef-public-domain",
+        "OGL-UK-1.0",
+        "OGL-UK-2.0",
+        "OGL-UK-3.0",
+    }
+)
 _CREATIVE_COMMONS = re.compile(r"cc[ _-]*(by(?:[ _-]*(?:nc|sa|nd))*|0|zero)[ _-]*v?(\d\.\d)?$")
 _CREATIVE_COMMONS_URL = re.compile(r"creativecommons\.org/(?:licenses|publicdomain)/([a-z-]+)/(\d\.\d)?")
 _OTHER_NAMES = {

@@ -1,4 +1,4 @@
-"""Command line of the builders: `python -m dataset_builders build | phantoms | list | show | check`."""
+"""Command line of the builders: `python -m dataset_builders build | pmc | kinds | phantoms | list | show | check`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ DESCRIPTION = """Turn sources into spools: PubMed Central articles, labelled dat
   python -m dataset_builders build phantoms --root build/demo/archives --out build/demo/spools
   python -m dataset_builders build my_sources.yaml --out build/spools --jobs.workers 8
   python -m dataset_builders check cxr_pneumonia /data/cxr_pneumonia
+  python -m dataset_builders pmc --help          PubMed Central: snapshots, deltas, mirrors, the build
 
 A spool is one folder a source; `python -m shards pack` makes a shard set of any number of them."""
 
@@ -38,7 +39,7 @@ class Build:
 
     The file is YAML with one key, `sources`, and a list of
     {kind: classification, entry: NAME or entry.yaml, root: FOLDER},
-    {kind: pmc, config: {root: FOLDER, …}},
+    {kind: pmc, config: {root: FOLDER or address, …}},
     {kind: pairs, root: FOLDER, config: {source: NAME, caption_field: …}}.
     The exit status is 0 when everything was built, rejected items included, and 1 on an error.
     """
@@ -88,6 +89,16 @@ class Check:
     """a name that `list` shows, or the path of a YAML file"""
     root: Annotated[Path, tyro.conf.Positional]
     """the dataset's folder"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pmc:
+    """PubMed Central: pin a snapshot, build, retry, compare snapshots, fill a mirror; see `pmc --help`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kinds:
+    """Train and score a classifier that tells medical images from plots and diagrams; see `kinds --help`."""
 
 
 def build(command: Build) -> int:
@@ -150,20 +161,32 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; errors of the input go to standard error with exit status 1."""
     given = list(sys.argv[1:] if args is None else args)
+    try:
+        return _run(given)
+    except ClipmedError as error:
+        print(f"dataset_builders: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(given: list[str]) -> int:
+    if given[:1] == ["pmc"]:
+        from dataset_builders.pmc.commands import run
+
+        return run(given[1:])
+    if given[:1] == ["kinds"]:
+        from dataset_builders.figures.kind_commands import run as run_kinds
+
+        return run_kinds(given[1:])
     known = dict(COMMANDS)
     if given[:1] == ["phantoms"]:
         known["phantoms"] = (_phantoms_command(), phantoms)
     parsed = tyro.extras.subcommand_cli_from_dict(
-        {name: command for name, (command, _) in known.items()},
+        {name: command for name, (command, _) in known.items()} | {"pmc": Pmc, "kinds": Kinds},
         prog="python -m dataset_builders",
         description=DESCRIPTION,
         args=given,
     )
-    try:
-        return next(run for command, run in known.values() if isinstance(parsed, command))(parsed)
-    except ClipmedError as error:
-        print(f"dataset_builders: {error}", file=sys.stderr)
-        return 1
+    return next(run for command, run in known.values() if isinstance(parsed, command))(parsed)
 
 
 def _phantoms_command() -> type[Phantoms]:

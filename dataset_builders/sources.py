@@ -2,7 +2,7 @@
 
     sources:
       - {kind: classification, entry: cxr_pneumonia, root: images/cxr_pneumonia}
-      - {kind: pmc, config: {root: pmc, source: pmc}}
+      - {kind: pmc, config: {root: pmc, source: pmc}}            # or root: s3://pmc-oa-opendata
       - {kind: pairs, root: pairs/medpix, config: {source: medpix, group_field: case}}
 
 Folders are relative to the root that the caller gives; an entry is a shipped name or the path of a YAML file, relative
@@ -29,10 +29,10 @@ Build = Callable[[Path, JobsConfig], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One source, ready to be built: its name and what builds its spool."""
+    """One source, ready to be built: its name and what builds its spool. `root` is None for an archive on a server."""
 
     name: str
-    root: Path
+    root: Path | None
     build: Build
 
 
@@ -88,7 +88,7 @@ def load_sources(name: str, root: Path | None = None) -> list[Source]:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ConfigError(f"{path}: two sources are called {repeated[0]!r}; give each its own name")
-    missing = [source for source in sources if not source.root.is_dir()]
+    missing = [source for source in sources if source.root is not None and not source.root.is_dir()]
     if missing:
         raise ConfigError(
             f"{path}: {missing[0].name} has no folder {missing[0].root}; put it there, or give another --root"
@@ -135,11 +135,23 @@ def _pairs(item: Any, where: str, _beside: Path, base: Path) -> Source:
 
 def _pmc(item: Any, where: str, _beside: Path, base: Path) -> Source:
     from dataset_builders.pmc import PmcConfig, build_pmc
+    from dataset_builders.pmc.archive import is_remote
 
     source = from_dict(PmcSource, item, where)
     config = from_dict(PmcConfig, source.config, f"{where}.config")
-    config = replace(config, root=base / config.root)
-    return Source(config.source, config.root, lambda out, jobs: build_pmc(config, out, jobs))
+    select = replace(
+        config.select, ids=_beneath(base, config.select.ids), exclude_ids=_beneath(base, config.select.exclude_ids)
+    )
+    config = replace(
+        config, snapshot=_beneath(base, config.snapshot), mirror=_beneath(base, config.mirror), select=select
+    )
+    remote = is_remote(config.root)
+    placed = config if remote else replace(config, root=str(base / config.root))
+    return Source(config.source, None if remote else Path(placed.root), lambda out, jobs: build_pmc(placed, out, jobs))
+
+
+def _beneath(base: Path, path: Path | None) -> Path | None:
+    return None if path is None else base / path
 
 
 _MAKERS: Mapping[str, Callable[[Any, str, Path, Path], Source]] = {

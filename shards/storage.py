@@ -1,40 +1,34 @@
 """Where the files of a shard set lie: a folder, or a URL (s3://bucket/prefix, https://host/path, http://…).
 
 A remote set's manifest and index are fetched once into a cache and checked; its shards are read by byte ranges, many at
-once, and never copied whole. Credentials and endpoints come from the usual environment variables (AWS_ACCESS_KEY_ID,
-AWS_ENDPOINT_URL, AWS_ALLOW_HTTP, …), and an address that holds any is refused: configs and logs would keep it.
+once, and never copied whole. Credentials and endpoints come from the usual environment variables (shards/objects.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import random
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple, Protocol
 
 from clipmed.errors import DataError
 from clipmed.files import sync
 from clipmed.rejects import RejectReason
 from shards.manifest import INDEX_FILE, MANIFEST, read_manifest
+from shards.objects import Fault, ObjectClient, ObjectError, Patience, check_address
 from shards.tars import RandomAccess
-
-if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig
 
 SCHEMES = ("s3://", "http://", "https://")
 CACHE_VARIABLE = "CLIPMED_CACHE"
 READS_AT_ONCE = 64
 TIMEOUT = timedelta(seconds=30)
-RETRIES = 5
+RETRIES = 10
 RETRY_TIMEOUT = timedelta(seconds=60)
 FIRST_RETRY = timedelta(milliseconds=100)
 LAST_RETRY = timedelta(seconds=15)
@@ -89,8 +83,7 @@ class FolderShards:
 class RemoteShards:
     """Shards behind a URL, read by concurrent range requests that are retried.
 
-    The client is made when it is first used, in every process its own: its threads do not survive a fork, so that
-    loader processes of remote sets are spawned. A forked child that tries is told so, where the client would hang.
+    The client is made when it is first used, in every process its own: loader processes of remote sets are spawned.
     """
 
     def __init__(self, url: str) -> None:
@@ -105,87 +98,51 @@ class RemoteShards:
         Raises:
             DataError: it is not there, or the server cannot be reached.
         """
-        import obstore
-
         try:
-            return _retried(lambda: bytes(obstore.get(self._client(), name).bytes()))
-        except FileNotFoundError as error:
-            raise DataError(
-                f"{self.url} is not a shard set: no {name}; give the address of one that `shards pack` wrote"
-            ) from error
-        except (obstore.exceptions.BaseError, OSError) as error:
-            raise DataError(
-                f"{self.url}/{name} cannot be read: {_said(error)}; check the address and access"
-            ) from error
+            return self._client.get(name).data
+        except ObjectError as error:
+            if error.fault is Fault.MISSING:
+                raise DataError(
+                    f"{self.url} is not a shard set: no {name}; give the address of one that `shards pack` wrote"
+                ) from error
+            raise DataError(f"{error.detail}; it cannot be read: check the address and access") from error
 
     def read_many(self, ranges: Sequence[ByteRange]) -> Iterator[bytes | SampleError]:
         """Yield the bytes of each range, or why they cannot be read."""
-        self._client()
+        self._client.check_process()
         return self._threads.map(self._read, ranges)
 
     def _read(self, wanted: ByteRange) -> bytes | SampleError:
-        import obstore
-
         where, stop = f"{self.url}/{wanted.name}", wanted.offset + wanted.size
         try:
-            data = _retried(lambda: bytes(obstore.get_range(self._store, wanted.name, start=wanted.offset, end=stop)))
-        except FileNotFoundError:
-            return SampleError(RejectReason.SHARD_MISSING, f"{where} is missing")
-        except (obstore.exceptions.BaseError, OSError) as error:
-            if _is_beyond_end(error):
+            data = self._client.get_range(wanted.name, wanted.offset, stop)
+        except ObjectError as error:
+            if error.fault is Fault.BEYOND_END:
                 return SampleError(RejectReason.SHARD_SHORT, f"{where} is cut off: it ends before {wanted.offset}")
-            return SampleError(RejectReason.SHARD_UNREACHABLE, f"{where}: {_said(error)}")
+            missing = error.fault is Fault.MISSING
+            reason = RejectReason.SHARD_MISSING if missing else RejectReason.SHARD_UNREACHABLE
+            return SampleError(reason, error.detail)
         if len(data) != wanted.size:
             end = wanted.offset + len(data)
             detail = f"{where} is cut off: it ends at {end}, inside {wanted.size} bytes at {wanted.offset}"
             return SampleError(RejectReason.SHARD_SHORT, detail)
         return data
 
-    def _client(self) -> Any:
-        if _reading_process() != os.getpid():
-            raise DataError(
-                f"{self.url} cannot be read in a forked process whose parent has read from a server; "
-                "start processes with 'spawn' or 'forkserver', or copy the set to a folder"
-            )
-        return self._store
-
     @cached_property
-    def _store(self) -> Any:
-        from obstore.store import from_url
-
-        client: ClientConfig = {"timeout": TIMEOUT, "allow_http": self.url.startswith("http://") or _allows_http()}
-        retries: RetryConfig = {
-            "max_retries": RETRIES,
-            "retry_timeout": RETRY_TIMEOUT,
-            "backoff": {"init_backoff": FIRST_RETRY, "max_backoff": LAST_RETRY, "base": 2},
-        }
-        return from_url(self.url, client_options=client, retry_config=retries)
+    def _client(self) -> ObjectClient:
+        patience = Patience(
+            timeout_s=TIMEOUT.total_seconds(),
+            whole_s=TIMEOUT.total_seconds(),
+            retries=RETRIES,
+            first_pause_s=FIRST_RETRY.total_seconds(),
+            last_pause_s=LAST_RETRY.total_seconds(),
+            deadline_s=RETRY_TIMEOUT.total_seconds(),
+        )
+        return ObjectClient(self.url, patience)
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(READS_AT_ONCE, "shard")
-
-
-@cache
-def _reading_process() -> int:
-    """Return the process that first read from a server: this one, or the one that this one was forked from."""
-    return os.getpid()
-
-
-def _retried(read: Callable[[], bytes]) -> bytes:
-    """Return what `read` returns. The client retries requests, but not an answer that breaks off: this does."""
-    from obstore.exceptions import GenericError
-
-    deadline, pause_s = time.monotonic() + RETRY_TIMEOUT.total_seconds(), FIRST_RETRY.total_seconds()
-    for _ in range(RETRIES):
-        try:
-            return read()
-        except GenericError as error:
-            if _is_beyond_end(error) or time.monotonic() + pause_s > deadline:
-                raise
-        time.sleep(pause_s * random.uniform(0.5, 1))
-        pause_s = min(2 * pause_s, LAST_RETRY.total_seconds())
-    return read()
 
 
 def is_url(location: str) -> bool:
@@ -200,23 +157,12 @@ def open_shards(location: str) -> tuple[Path, Shards]:
         DataError: no set there, or one whose index is not what its manifest says.
     """
     if "://" in location:
-        _check_address(location)
+        check_address(location, SCHEMES)
         shards = RemoteShards(location.rstrip("/"))
         return _fetch_index(shards), shards
     folder = Path(location)
     read_manifest(folder)
     return folder, FolderShards(str(folder), hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest())
-
-
-def _check_address(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise DataError(
-            f"the address of a set on {parts.hostname} holds a user name, password, query or fragment; allowed: "
-            "scheme, host and path; give credentials in the environment, such as AWS_ACCESS_KEY_ID"
-        )
-    if not is_url(url):
-        raise DataError(f"{url}: unknown kind of address; allowed: a folder, {', '.join(SCHEMES)}…")
 
 
 def _fetch_index(shards: RemoteShards) -> Path:
@@ -272,16 +218,3 @@ def _put(path: Path, parts: Iterable[bytes]) -> None:
 def _cache() -> Path:
     given = os.environ.get(CACHE_VARIABLE)
     return Path(given) if given else Path.home() / ".cache" / "clipmed"
-
-
-def _allows_http() -> bool:
-    return os.environ.get("AWS_ALLOW_HTTP", "").lower() in {"1", "true"}
-
-
-def _is_beyond_end(error: Exception) -> bool:
-    return "status code: 416" in str(error)
-
-
-def _said(error: Exception) -> str:
-    """Return the first line of an error, without the page that the server sent, which may quote credentials."""
-    return str(error).partition("\n")[0].partition("<")[0].rstrip(" :")

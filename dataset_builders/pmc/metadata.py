@@ -1,47 +1,57 @@
-"""The bucket's JSON of an article version: licence code, retraction, and the checksums of its files."""
+"""The bucket's JSON of an article version: licence code, retraction, citation, and the checksums of its files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+from calendar import monthrange
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from clipmed.errors import ItemRejectedError
 from clipmed.rejects import RejectReason, Stage
 
-_MAX_BYTES = 16_000_000
+PLAIN_MD5 = re.compile(r"[0-9a-f]{32}")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+# A journal's abbreviation, a full stop, the year, and month and day as far as they are known: "Gut. 2001 Nov 2; 3(1)".
+_DATE = r"(?P<year>(?:1[5-9]|2[01])\d\d)\b(?:\s+(?P<month>[A-Z][a-z]{2})[a-z]*\b(?:\s+(?P<day>\d{1,2})\b)?)?"
+_CITATIONS = (re.compile(rf"(?P<journal>.+?)\.\s+{_DATE}"), re.compile(rf"(?P<journal>.*?)\s+{_DATE}"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArticleMetadata:
-    """What the JSON says. `md5` maps the file names of the article version to their hex checksums."""
+    """What the JSON says. `md5` maps the file names of the article version to their hex checksums, or to "".
 
+    `journal` and `published` (2001-11-02, 2001-11, 2001, or nothing) are read from `citation`.
+    """
+
+    version: int | None
     license_code: str | None
     is_retracted: bool
+    is_manuscript: bool
+    is_historical_ocr: bool
     pmid: str
     doi: str
     title: str
+    citation: str
+    journal: str
+    published: str
     md5: Mapping[str, str]
 
 
-def read_metadata(path: Path | None) -> ArticleMetadata | None:
-    """Read the JSON; None where there is no file.
+def read_metadata(name: str, raw: bytes) -> ArticleMetadata:
+    """Read the JSON of the file `name`.
 
     Raises:
-        ItemRejectedError: package_unreadable, where the file is not the JSON object that it should be.
+        ItemRejectedError: package_unreadable, where the bytes are not the JSON object that they should be.
     """
-    if path is None:
-        return None
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"more than {_MAX_BYTES} bytes")
-        return parse_metadata(json.loads(path.read_bytes()))
-    except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
-        detail = printable(f"{path.name}: {type(error).__name__}: {error}")
+        return parse_metadata(json.loads(raw))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        detail = printable(f"{name}: {type(error).__name__}: {error}")
         raise ItemRejectedError(Stage.SOURCE, RejectReason.PACKAGE_UNREADABLE, detail) from error
 
 
@@ -51,26 +61,44 @@ def parse_metadata(data: Any) -> ArticleMetadata:
         raise ValueError(f"got a JSON {type(data).__name__}; allowed: an object")
     urls = [data.get("xml_url"), *(data.get("media_urls") or ())]
     checksums = dict(_name_and_md5(url) for url in urls if isinstance(url, str))
-    code = data.get("license_code")
+    citation = _text(data, "citation")
+    journal, published = parse_citation(citation)
+    version = str(data.get("version"))
     return ArticleMetadata(
-        license_code=printable(str(code)) if code else None,
+        version=int(version) if version.isdecimal() else None,
+        license_code=_text(data, "license_code") or None,
         is_retracted=data.get("is_retracted") is True,
-        pmid=printable(str(data.get("pmid") or "")),
-        doi=printable(str(data.get("doi") or "")),
-        title=printable(str(data.get("title") or "")),
+        is_manuscript=data.get("is_manuscript") is True,
+        is_historical_ocr=data.get("is_historical_ocr") is True,
+        pmid=_text(data, "pmid"),
+        doi=_text(data, "doi"),
+        title=_text(data, "title"),
+        citation=citation,
+        journal=journal,
+        published=published,
         md5={name: md5 for name, md5 in checksums.items() if name},
     )
 
 
-def check_md5(name: str, data: bytes, stated: str | None) -> None:
-    """Compare bytes with the checksum that the metadata states; nothing to do where it states none.
+def parse_citation(citation: str) -> tuple[str, str]:
+    """Return the journal's abbreviation and the date of publication as far as it is known; nothing where neither is.
 
-    Raises:
-        ItemRejectedError: checksum_mismatch.
+    "Breast Cancer Res. 2001 Nov 2; 3(1):55-60" gives ("Breast Cancer Res", "2001-11-02"). A span of months counts from
+    its first, without a day.
     """
-    if stated and (found := md5_hex(data)) != stated:
-        detail = f"{name}: md5 {found}; the metadata states {stated}"
-        raise ItemRejectedError(Stage.SOURCE, RejectReason.CHECKSUM_MISMATCH, detail)
+    found = next(filter(None, (pattern.match(citation) for pattern in _CITATIONS)), None)
+    if found is None:
+        return "", ""
+    journal, year, month = found["journal"].strip(), found["year"], (found["month"] or "").lower()
+    if month not in _MONTHS:
+        return journal, year
+    number, day = _MONTHS.index(month) + 1, int(found["day"] or 0)
+    is_day = 1 <= day <= monthrange(int(year), number)[1]
+    return journal, f"{year}-{number:02d}" + (f"-{day:02d}" if is_day else "")
+
+
+def _text(data: Mapping[str, Any], name: str) -> str:
+    return printable(str(data.get(name) or ""))
 
 
 def md5_hex(data: bytes) -> str:
@@ -84,6 +112,8 @@ def printable(text: str) -> str:
 
 
 def _name_and_md5(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    md5 = parse_qs(parts.query).get("md5", [""])[0].lower()
-    return parts.path.rpartition("/")[2], md5
+    """Split s3://bucket/PMC1.1/name?md5=hex; a "?" or "#" may also belong to the name."""
+    path, mark, query = url.rpartition("?")
+    if not mark or "/" in query:
+        path, query = url, ""
+    return path.rpartition("/")[2], parse_qs(query).get("md5", [""])[0].lower()

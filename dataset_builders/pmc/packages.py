@@ -17,7 +17,7 @@ from dataset_builders.pmc.media import is_media
 from dataset_builders.pmc.metadata import printable
 
 _PMCID = re.compile(r"PMC(\d+)(?!\d)", re.I)
-_UNREADABLE = (OSError, EOFError, tarfile.TarError, zlib.error, ValueError)
+UNREADABLE = (OSError, EOFError, tarfile.TarError, zlib.error, ValueError)
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ def package_pmcid(path: Path) -> int:
     try:
         with tarfile.open(path, "r:gz") as tar:
             first = tar.next()
-    except _UNREADABLE:
+    except UNREADABLE:
         return 0
     match = _PMCID.match(first.name.removeprefix("./")) if first else None
     return int(match.group(1)) if match else 0
@@ -71,11 +71,11 @@ def read_package(path: Path, limits: MediaLimits) -> Package:
             capped = _Capped(stream, int(limits.max_package_mb * 1e6))  # type: ignore[arg-type]
             with tarfile.open(fileobj=capped, mode="r|") as tar:  # type: ignore[call-overload]
                 return _read_members(tar, limits)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         if isinstance(error, ItemRejectedError):
             raise
         detail = printable(f"{path.name}: {type(error).__name__}: {error}")
-        raise ItemRejectedError(Stage.SOURCE, RejectReason.PACKAGE_UNREADABLE, detail) from error
+        raise ItemRejectedError(Stage.SOURCE, RejectReason.PACKAGEUNREADABLE, detail) from error
 
 
 def _read_members(tar: tarfile.TarFile, limits: MediaLimits) -> Package:

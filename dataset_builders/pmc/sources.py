@@ -1,4 +1,4 @@
-"""Archives of articles behind one interface: folders in the public bucket's layout, and legacy packages.
+"""Articles of an archive behind one interface: versions in the public bucket's layout, and legacy packages.
 
 <root>/PMC<id>.<version>/PMC<id>.<version>.xml, .json and media        one folder a version of an article
 <root>/metadata/PMC<id>.<version>.json                                 the same JSON: licence, retraction, checksums
@@ -7,35 +7,35 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from clipmed.errors import ConfigError, ItemRejectedError
+from clipmed.errors import ItemRejectedError
 from clipmed.rejects import RejectReason, Stage
-from dataset_builders.items import read_media
-from dataset_builders.pmc.config import Layout, PmcConfig
-from dataset_builders.pmc.metadata import ArticleMetadata, check_md5, read_metadata
-from dataset_builders.pmc.packages import Package, package_pmcid, read_package
+from dataset_builders.pmc.archive import Archive, is_remote
+from dataset_builders.pmc.config import PmcConfig
+from dataset_builders.pmc.metadata import PLAIN_MD5, ArticleMetadata, read_metadata
+from dataset_builders.pmc.packages import Package, read_package
 
-_VERSION_FOLDER = re.compile(r"PMC(\d+)\.(\d+)")
-_UNVERSIONED = 0
+_MAX_METADATA_MB = 16.0
+_OWN_SUFFIXES = ("xml", "json", "txt", "pdf")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArticleRef:
     """Where one version of an article lies. Sorted by number, then newest version first.
 
-    `superseded_by` names the version or file that stands for the article instead of this one; empty if none does.
+    `version` is None in a package, which does not say. `etag` is that of the metadata when the archive was listed,
+    empty if not known. `superseded_by` names the version or file that stands for the article instead; empty if none.
     """
 
     number: int
-    rank: int
+    version: int | None
     path: str
     layout: Literal["bucket", "packages"]
+    etag: str = ""
     superseded_by: str = ""
 
     @property
@@ -43,14 +43,15 @@ class ArticleRef:
         """The article's id, without version."""
         return f"PMC{self.number}"
 
-    @property
-    def version(self) -> int | None:
-        """The version's number; None in a package, which does not say."""
-        return -self.rank or None
+    def __lt__(self, other: ArticleRef) -> bool:
+        return self._order() < other._order()
+
+    def _order(self) -> tuple[int, int, str]:
+        return self.number, -(self.version or 0), self.path
 
 
 class Article(Protocol):
-    """The files of one article version, read when asked for."""
+    """The files of one article version, read when asked for; safe in threads."""
 
     metadata: ArticleMetadata | None
     unsafe_members: tuple[str, ...]
@@ -63,66 +64,40 @@ class Article(Protocol):
         """Return one of `media_names`; raises ItemRejectedError where it cannot be had as it should be."""
 
 
-def list_articles(root: Path, layout: Layout) -> list[ArticleRef]:
-    """Return every version of every article under `root`, by number, newest first; the same for the same files.
-
-    Only names are read: no article is opened, but packages whose file name lacks a PMC number.
-
-    Raises:
-        ConfigError: the folder does not exist or holds no article of the layout.
-    """
-    if not root.is_dir():
-        raise ConfigError(
-            f"root: no such folder: {root}; give a folder of PMC<id>.<version>/ folders or *.tar.gz packages"
-        )
-    refs: list[ArticleRef] = []
-    if layout in {"auto", "bucket"}:
-        refs += _bucket_refs(root)
-    if layout in {"auto", "packages"}:
-        refs += _package_refs(root)
-    if not refs:
-        raise ConfigError(
-            f"root: {root} holds no article in the layout {layout!r}; "
-            "allowed: PMC<id>.<version>/ folders (bucket) or *.tar.gz files (packages)"
-        )
-    return _mark_superseded(sorted(refs))
-
-
-def open_article(ref: ArticleRef, config: PmcConfig) -> Article:
+def open_article(ref: ArticleRef, archive: Archive, config: PmcConfig) -> Article:
     """Open one article version.
 
     Raises:
-        ItemRejectedError: the package or the metadata cannot be read, or is above the size limit.
+        ItemRejectedError: the package or the metadata cannot be read, is above the size limit, or is no longer what the
+            reference was taken from (article_changed).
     """
     if ref.layout == "packages":
-        return PackageArticle(read_package(config.root / ref.path, config.media))
-    return BucketArticle(config.root, ref.path, config)
+        return PackageArticle(read_package(Path(config.root) / ref.path, config.media))
+    return BucketArticle(ref, archive, config)
 
 
 class BucketArticle:
-    """An article version in a local copy of the bucket."""
+    """An article version in the bucket or in a copy of it."""
 
     unsafe_members: tuple[str, ...] = ()
 
-    def __init__(self, root: Path, name: str, config: PmcConfig) -> None:
-        self._root = root
-        self._name = name
+    def __init__(self, ref: ArticleRef, archive: Archive, config: PmcConfig) -> None:
+        self._name = ref.path
+        self._archive = archive
         self._config = config
-        candidates = (root / "metadata" / f"{name}.json", root / name / f"{name}.json")
-        self.metadata = read_metadata(next((path for path in candidates if path.is_file()), None))
-        try:
-            present = {entry.name for entry in os.scandir(root / name) if entry.is_file()}
-        except OSError as error:
-            raise ItemRejectedError(Stage.SOURCE, RejectReason.PACKAGE_UNREADABLE, f"{name}: {error}") from error
-        own = {f"{name}.{suffix}" for suffix in ("xml", "json", "txt", "pdf")}
-        self.media_names: Collection[str] = (present | self._md5().keys()) - own
+        self.metadata = _metadata(ref, archive, config)
+        own = {f"{self._name}.{suffix}" for suffix in _OWN_SUFFIXES}
+        self.media_names: Collection[str] = {*archive.names(self._name), *self._md5()} - own
 
     def xml(self) -> bytes:
         """Return the XML, checked against the metadata's checksum where that states one."""
+        name = f"{self._name}.xml"
         try:
-            return self._read(f"{self._name}.xml", self._config.parse.max_xml_mb)
+            return self._read(name, self._config.parse.max_xml_mb)
         except ItemRejectedError as error:
-            if error.reason is not RejectReason.MEDIA_MISSING:
+            absent = error.reason is RejectReason.MEDIA_MISSING
+            unlike = error.reason is RejectReason.CHECKSUM_MISMATCH and not self._md5().get(name)
+            if not absent and not unlike:
                 raise
             raise ItemRejectedError(Stage.SOURCE, RejectReason.PACKAGE_UNREADABLE, error.detail) from error
 
@@ -134,9 +109,7 @@ class BucketArticle:
         return self.metadata.md5 if self.metadata else {}
 
     def _read(self, name: str, limit_mb: float) -> bytes:
-        data = read_media(self._root, f"{self._name}/{name}", limit_mb)
-        check_md5(name, data, self._md5().get(name))
-        return data
+        return self._archive.read(f"{self._name}/{name}", limit_mb=limit_mb, md5=self._md5().get(name, ""))
 
 
 class PackageArticle:
@@ -163,34 +136,42 @@ class PackageArticle:
         return self._package.media[name]
 
 
-def _bucket_refs(root: Path) -> list[ArticleRef]:
-    refs = []
-    with os.scandir(root) as entries:
-        for entry in entries:
-            match = _VERSION_FOLDER.fullmatch(entry.name)
-            if match and entry.is_dir():
-                number, version = int(match.group(1)), int(match.group(2))
-                refs.append(ArticleRef(number=number, rank=-version, path=entry.name, layout="bucket"))
-    return refs
+def _metadata(ref: ArticleRef, archive: Archive, config: PmcConfig) -> ArticleMetadata | None:
+    """Return the metadata from the first of its two places that has them; None in a folder that has neither.
+
+    Raises:
+        ItemRejectedError: as the archive says, package_unreadable, or article_changed.
+    """
+    for folder in ("metadata", ref.path):
+        key = f"{folder}/{ref.path}.json"
+        try:
+            return read_metadata(key, _metadata_bytes(key, ref, archive, config))
+        except ItemRejectedError as error:
+            if error.reason is not RejectReason.MEDIA_MISSING:
+                raise
+    if ref.etag or is_remote(config.root):
+        detail = f"{ref.path} is listed, and its metadata are missing"
+        raise ItemRejectedError(Stage.SOURCE, RejectReason.ARTICLE_CHANGED, detail)
+    return None
 
 
-def _package_refs(root: Path) -> list[ArticleRef]:
-    refs = []
-    for path in root.rglob("*.tar.gz"):
-        relative = path.relative_to(root).as_posix()
-        refs.append(ArticleRef(number=package_pmcid(path), rank=_UNVERSIONED, path=relative, layout="packages"))
-    return refs
-
-
-def _mark_superseded(refs: list[ArticleRef]) -> list[ArticleRef]:
-    """Let the first of each article stand, and mark the others with its path."""
-    newest: dict[int, str] = {}
-    marked = []
-    for ref in refs:
-        # Packages of unknown number are articles of their own.
-        standing = newest.setdefault(ref.number, ref.path) if ref.number else ref.path
-        superseded_by = standing if standing != ref.path else ""
-        marked.append(
-            ArticleRef(number=ref.number, rank=ref.rank, path=ref.path, layout=ref.layout, superseded_by=superseded_by)
-        )
-    return marked
+def _metadata_bytes(key: str, ref: ArticleRef, archive: Archive, config: PmcConfig) -> bytes:
+    """Return the JSON that the reference's ETag names; another, where the config takes what has changed."""
+    try:
+        return archive.read(key, limit_mb=_MAX_METADATA_MB, md5=ref.etag)
+    except ItemRejectedError as error:
+        if error.reason is not RejectReason.CHECKSUM_MISMATCH:
+            raise
+        mismatch = error
+    if not PLAIN_MD5.fullmatch(ref.etag):
+        raise ItemRejectedError(Stage.SOURCE, RejectReason.PACKAGE_UNREADABLE, mismatch.detail) from mismatch
+    try:
+        other = archive.read(key, limit_mb=_MAX_METADATA_MB)
+    except ItemRejectedError as error:
+        if error.reason is not RejectReason.CHECKSUM_MISMATCH:
+            raise
+        raise ItemRejectedError(Stage.SOURCE, RejectReason.PACKAGE_UNREADABLE, error.detail) from error
+    if config.on_change == "reject":
+        detail = f"{mismatch.detail}; take a new snapshot, or set on_change to take"
+        raise ItemRejectedError(Stage.SOURCE, RejectReason.ARTICLE_CHANGED, detail)
+    return other

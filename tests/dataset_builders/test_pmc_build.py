@@ -22,7 +22,7 @@ from clipmed.errors import ConfigError, DataError
 from clipmed.jobs import JobsConfig
 from clipmed.records import sample_key
 from dataset_builders.pmc import PmcConfig, build_pmc
-from dataset_builders.pmc.config import MentionConfig
+from dataset_builders.pmc.config import MentionConfig, SelectionConfig
 from dataset_builders.pmc.metadata import md5_hex
 from shards.spool import read_spool, unit_path
 
@@ -84,7 +84,7 @@ def pack(root: Path, number: int, article: bytes | None, media: dict[str, bytes]
 
 
 def build(root: Path, out: Path, jobs: JobsConfig = INLINE, **settings: object) -> dict[str, object]:
-    return build_pmc(PmcConfig(root=root, **{"num_units": 3, **settings}), out, jobs)  # type: ignore[arg-type]
+    return build_pmc(PmcConfig(root=str(root), **{"num_units": 3, **settings}), out, jobs)  # type: ignore[arg-type]
 
 
 def rows(out: Path, table: str) -> list[dict[str, object]]:
@@ -149,7 +149,8 @@ def test_licence_of_metadata_and_article_together(
     tmp_path: Path, code: str | None, statement: str, license_id: str, group: str
 ):
     put(tmp_path / "in", 7, xml(7, figure("F1"), statement), {"F1.jpg": jpeg(1)}, license_code=code)
-    build(tmp_path / "in", tmp_path / "out", num_units=1)
+    every_group = SelectionConfig(license_groups=("commercial", "noncommercial", "other"))
+    build(tmp_path / "in", tmp_path / "out", num_units=1, select=every_group)
     (row,) = rows(tmp_path / "out", "samples")
     assert (row["license"], row["license_group"]) == (license_id, group)
 
@@ -226,7 +227,7 @@ def test_names_that_are_not_text_do_not_stop_the_build(tmp_path: Path):
 
 
 def test_config_survives_yaml_and_refuses_what_is_out_of_range(tmp_path: Path):
-    config = PmcConfig(root=tmp_path, mentions=MentionConfig(max_mentions=1))
+    config = PmcConfig(root=str(tmp_path), mentions=MentionConfig(max_mentions=1))
     save_yaml(config, tmp_path / "pmc.yaml")
     assert load_yaml(PmcConfig, tmp_path / "pmc.yaml") == config
     for settings in ({"num_units": 0}, {"source": "Big.Name"}, {"layout": "ftp"}, {"parse": {"max_xml_mb": 0}}):
@@ -235,7 +236,7 @@ def test_config_survives_yaml_and_refuses_what_is_out_of_range(tmp_path: Path):
 
 
 def test_retracted_articles_are_kept_on_request(archive: Path, tmp_path: Path):
-    build(archive, tmp_path / "out", include_retracted=True)
+    build(archive, tmp_path / "out", select=SelectionConfig(retracted=True))
     assert "PMC9.1" not in rejects(tmp_path / "out")
 
 
@@ -298,8 +299,8 @@ def test_a_spool_is_not_resumed_with_other_settings_or_files(archive: Path, tmp_
 def test_progress_shows_rates_and_rejects(archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     build(archive, tmp_path / "out")
     shown = capsys.readouterr().err
-    assert "pmc: 19 articles" in shown
-    assert "19 rejects" in shown
+    assert "19/19" in shown
+    assert "19 rejects (3 package_unreadable" in shown
     assert "figures/s" in shown
 
 
@@ -310,7 +311,7 @@ def test_killed_build_resumes_to_the_same_bytes(tmp_path: Path):
         "import sys; from pathlib import Path; from clipmed.jobs import JobsConfig\n"
         "from dataset_builders.pmc import PmcConfig, build_pmc\n"
         "if __name__ == '__main__':\n"
-        "    config = PmcConfig(root=Path(sys.argv[1]), num_units=40)\n"
+        "    config = PmcConfig(root=sys.argv[1], num_units=40)\n"
         "    build_pmc(config, Path(sys.argv[2]), JobsConfig(executor='inline'))\n"
     )
     out = tmp_path / "killed"

@@ -1,4 +1,4 @@
-"""Archives: what is listed, which file a reference means, and that hostile packages write and read nothing."""
+"""Articles of a folder: which file a reference means, and that hostile packages write and read nothing."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import gzip
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from clipmed.errors import ConfigError, ItemRejectedError
+from clipmed.errors import ItemRejectedError
 from clipmed.rejects import RejectReason
+from dataset_builders.pmc.archive import open_archive
 from dataset_builders.pmc.config import MediaLimits, PmcConfig
 from dataset_builders.pmc.media import find_media
-from dataset_builders.pmc.metadata import md5_hex, parse_metadata, read_metadata
+from dataset_builders.pmc.metadata import md5_hex, parse_citation, parse_metadata, read_metadata
 from dataset_builders.pmc.packages import is_safe_name, read_package
-from dataset_builders.pmc.sources import list_articles, open_article
+from dataset_builders.pmc.sources import Article, ArticleRef, open_article
 
 LIMITS = MediaLimits()
 
@@ -37,41 +39,14 @@ def reason(path: Path, limits: MediaLimits = LIMITS) -> RejectReason:
     return caught.value.reason
 
 
-def test_articles_are_listed_by_number_newest_version_first(tmp_path: Path):
-    for name in ("PMC10.1", "PMC9.2", "PMC9.10", "metadata", "inventory-reports", "PMC7"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "README.txt").write_text("x")
-    refs = list_articles(tmp_path, "auto")
-    assert [(ref.pmcid, ref.version, ref.superseded_by) for ref in refs] == [
-        ("PMC9", 10, ""),
-        ("PMC9", 2, "PMC9.10"),
-        ("PMC10", 1, ""),
-    ]
-
-
-def test_packages_are_listed_in_any_folder_and_give_way_to_versions(tmp_path: Path):
-    package(tmp_path / "aa" / "PMC8.tar.gz", {})
-    package(tmp_path / "bb" / "PMC8.tar.gz", {})
-    package(tmp_path / "PMC9.tar.gz", {})
-    package(tmp_path / "unnamed.tar.gz", {"PMC6/a.nxml": b"x"})
-    (tmp_path / "PMC9.1").mkdir()
-    listed = {ref.path: (ref.pmcid, ref.version, ref.superseded_by) for ref in list_articles(tmp_path, "auto")}
-    assert listed == {
-        "unnamed.tar.gz": ("PMC6", None, ""),
-        "aa/PMC8.tar.gz": ("PMC8", None, ""),
-        "bb/PMC8.tar.gz": ("PMC8", None, "aa/PMC8.tar.gz"),
-        "PMC9.1": ("PMC9", 1, ""),
-        "PMC9.tar.gz": ("PMC9", None, "PMC9.1"),
-    }
-    assert {ref.layout for ref in list_articles(tmp_path, "packages")} == {"packages"}
-    assert [ref.path for ref in list_articles(tmp_path, "bucket")] == ["PMC9.1"]
-
-
-def test_folders_without_articles_are_refused(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"holds no article in the layout 'bucket'; allowed: PMC<id>"):
-        list_articles(tmp_path, "bucket")
-    with pytest.raises(ConfigError, match="no such folder"):
-        list_articles(tmp_path / "absent", "auto")
+def opened(root: Path, path: str, **settings: object) -> Article:
+    """Open PMC1, in a package where the path is one."""
+    is_package = path.endswith(".tar.gz")
+    ref = ArticleRef(
+        number=1, version=None if is_package else 1, path=path, layout="packages" if is_package else "bucket"
+    )
+    config = PmcConfig(root=str(root), **settings)  # type: ignore[arg-type]
+    return open_article(ref, open_archive(config), config)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +139,7 @@ def test_package_bombs_stop_at_the_limit(tmp_path: Path):
 
 def test_media_above_the_limit_are_known_but_not_read(tmp_path: Path):
     package(tmp_path / "PMC1.tar.gz", {"PMC1/f.jpg": bytes(2000), "PMC1/a.nxml": b"x"})
-    config = PmcConfig(root=tmp_path, media=MediaLimits(max_media_mb=0.001))
-    files = open_article(list_articles(tmp_path, "auto")[0], config)
+    files = opened(tmp_path, "PMC1.tar.gz", media=MediaLimits(max_media_mb=0.001))
     assert set(files.media_names) == {"f.jpg"}
     with pytest.raises(ItemRejectedError, match="file_too_large"):
         files.media("f.jpg")
@@ -185,12 +159,47 @@ def test_metadata_gives_licence_retraction_and_checksums():
     assert found.md5 == {"PMC1.1.xml": "ab", "f1.jpg": "cd", "f2.jpg": ""}
 
 
-@pytest.mark.parametrize("text", ["", "<html>", "[]", '{"media_urls": 3}', '{"xml_url": "s3://[x"}'])
+@pytest.mark.parametrize("text", ["", "<html>", "[]", '{"media_urls": 3}', "{" * 100_000])
 def test_metadata_that_is_no_such_json_makes_the_package_unreadable(tmp_path: Path, text: str):
-    path = tmp_path / "PMC1.1.json"
-    path.write_text(text)
     with pytest.raises(ItemRejectedError, match="package_unreadable"):
-        read_metadata(path)
+        read_metadata("PMC1.1.json", text.encode())
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata" / "PMC1.1.json").write_text(text)
+    with pytest.raises(ItemRejectedError, match="package_unreadable"):
+        opened(tmp_path, "PMC1.1")
+
+
+@pytest.mark.parametrize(
+    ("citation", "journal", "published"),
+    [
+        ("Breast Cancer Res. 2001 Nov 2; 3(1):55-60", "Breast Cancer Res", "2001-11-02"),
+        ("Nucleic Acids Res. 2020 Sep 18;48(16):e95. doi: 10.1093/nar/gkaa1", "Nucleic Acids Res", "2020-09-18"),
+        ("J Foo (Lond). 2020 Jan-Feb; 1", "J Foo (Lond)", "2020-01"),
+        ("J. Am. Chem. Soc. 1999 Dec 31", "J. Am. Chem. Soc", "1999-12-31"),
+        ("Science 2000. 2021 May; 3", "Science 2000", "2021-05"),
+        ("PLoS One. 2013; 8(1):e1", "PLoS One", "2013"),
+        ("Zhongguo. 2019 Spring; 1", "Zhongguo", "2019"),
+        ("BMJ 2000 Nov 31;2", "BMJ", "2000-11"),
+        ("in press", "", ""),
+        ("", "", ""),
+    ],
+)
+def test_citations_give_journal_and_date(citation: str, journal: str, published: str):
+    assert parse_citation(citation) == (journal, published)
+
+
+def test_metadata_say_what_filters_ask():
+    found = parse_metadata(
+        {"version": 2, "citation": "Gut. 2001 Nov 2; 3", "is_manuscript": True, "is_historical_ocr": True}
+    )
+    assert (found.version, found.journal, found.published) == (2, "Gut", "2001-11-02")
+    assert (found.is_manuscript, found.is_historical_ocr, found.is_retracted) == (True, True, False)
+    assert (found.license_code, found.title) == (None, "")
+
+
+def test_names_with_a_question_mark_stay_whole():
+    urls = ["s3://b/PMC1.1/who?.jpg?md5=ab", "s3://b/PMC1.1/why?/f#1.jpg", "s3://b/PMC1.1/a%20b.jpg?x=1&md5=cd"]
+    assert parse_metadata({"media_urls": urls}).md5 == {"who?.jpg": "ab", "f#1.jpg": "", "a%20b.jpg": "cd"}
 
 
 def test_links_in_an_article_folder_are_not_followed(tmp_path: Path):
@@ -199,7 +208,7 @@ def test_links_in_an_article_folder_are_not_followed(tmp_path: Path):
     folder = tmp_path / "root" / "PMC1.1"
     folder.mkdir(parents=True)
     (folder / "f1.jpg").symlink_to(secret)
-    files = open_article(list_articles(tmp_path / "root", "auto")[0], PmcConfig(root=tmp_path / "root"))
+    files = opened(tmp_path / "root", "PMC1.1")
     with pytest.raises(ItemRejectedError, match="path_unsafe"):
         files.media("f1.jpg")
 
@@ -212,10 +221,32 @@ def test_bucket_files_are_checked_against_their_checksums(tmp_path: Path):
     (folder / "f2.jpg").write_bytes(b"bad")
     urls = [f"s3://b/PMC1.1/{name}.jpg?md5={md5_hex(b'good')}" for name in ("f1", "f2", "f3")]
     (folder / "PMC1.1.json").write_text(json.dumps({"media_urls": urls}))
-    files = open_article(list_articles(tmp_path, "auto")[0], PmcConfig(root=tmp_path))
+    files = opened(tmp_path, "PMC1.1")
     assert set(files.media_names) == {"f1.jpg", "f2.jpg", "f3.jpg"}
     assert (files.xml(), files.media("f1.jpg")) == (b"<article/>", b"good")
     with pytest.raises(ItemRejectedError, match="checksum_mismatch"):
         files.media("f2.jpg")
     with pytest.raises(ItemRejectedError, match="media_missing"):
         files.media("f3.jpg")
+
+
+@pytest.mark.parametrize("page", [b"<!DOCTYPE html><html>", b"<Error><Code>SlowDown</Code></Error>"])
+def test_an_error_page_that_was_saved_as_xml_is_no_article(tmp_path: Path, page: bytes):
+    (tmp_path / "PMC1.1").mkdir()
+    (tmp_path / "PMC1.1" / "PMC1.1.xml").write_bytes(page)
+    with pytest.raises(ItemRejectedError, match=r"package_unreadable: .* a page in the place of the file"):
+        opened(tmp_path, "PMC1.1").xml()
+
+
+def test_a_folder_that_lacks_a_listed_article_is_told_from_one_without_metadata(tmp_path: Path):
+    config = PmcConfig(root=str(tmp_path))
+    ref = ArticleRef(number=1, version=1, path="PMC1.1", layout="bucket")
+    with pytest.raises(ItemRejectedError, match="package_unreadable"):
+        open_article(ref, open_archive(config), config)
+    (tmp_path / "PMC1.1").mkdir()
+    assert open_article(ref, open_archive(config), config).metadata is None
+    listed = replace(ref, etag=md5_hex(b"{}"))
+    with pytest.raises(ItemRejectedError, match=r"article_changed: PMC1\.1 is listed, and its metadata are missing"):
+        open_article(listed, open_archive(config), config)
+    (tmp_path / "PMC1.1" / "PMC1.1.json").write_bytes(b"{}")
+    assert open_article(listed, open_archive(config), config).metadata is not None

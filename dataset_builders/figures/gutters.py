@@ -1,0 +1,163 @@
+"""Cuts a figure along its gutters: lines of one even colour that run through a whole region.
+
+Recursive guillotine cuts (Nagy and Seth, "Hierarchical representation of optically scanned documents", 1984), with the
+evidence that figures give: a gutter counts when a picture's straight edge lies along it, so that the empty parts of a
+plot and the black around an anatomy are no gutters. Panel letters, where they were read, say which gutters matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dataset_builders.figures.panel_boxes import Box, area
+
+Grey = npt.NDArray[np.uint8]
+Axis = Literal[0, 1]  # 0: lines are rows, cuts are horizontal; 1: lines are columns, cuts are vertical
+
+MAX_DEVIATION = 9.0  # standard deviation of grey along an even line; JPEG leaves 2 to 6
+MAX_RANGE = 96  # largest difference of grey along an even line
+MAX_STEP = 20  # difference of mean grey between neighbouring lines of one gutter
+EDGE = 28  # difference of grey between a gutter and a picture
+REACH = 4  # how many lines beyond a gutter the picture's edge is looked for
+STRAIGHT = 0.55  # share of a gutter's length along which a picture's edge must lie
+SMALL_SIDE = 0.07  # pieces shorter than this share of the figure are text or lines
+MIN_SHARE = 0.04  # pieces below this share of the largest are text or lines
+MAX_DEPTH = 12
+WHITE = 232
+
+
+@dataclass(frozen=True, slots=True)
+class Gutter:
+    """A run of even lines of one colour: position along the axis, mean grey, and the straight edges at both sides."""
+
+    axis: Axis
+    start: int
+    stop: int
+    level: float
+    before: float
+    """share of the gutter's length along which a picture ends at its start"""
+    after: float
+    """share of the gutter's length along which a picture begins at its end"""
+
+    @property
+    def width(self) -> int:
+        return self.stop - self.start
+
+
+def even_lines(grey: Grey, axis: Axis) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """Return for every row (axis 0) or column (axis 1) whether it has one colour, and its mean grey."""
+    mean = grey.mean(axis=1 - axis, dtype=np.float32)
+    low, high = (bound.astype(np.int16) for bound in (grey.min(axis=1 - axis), grey.max(axis=1 - axis)))
+    even = high - low <= MAX_RANGE
+    doubtful = np.flatnonzero(even & (high - low > MAX_DEVIATION))
+    if doubtful.size:
+        lines = grey[doubtful] if axis == 0 else grey[:, doubtful]
+        even[doubtful] = lines.std(axis=1 - axis, dtype=np.float32) <= MAX_DEVIATION
+    return even, mean
+
+
+def find_gutters(grey: Grey, region: Box, axis: Axis) -> list[Gutter]:
+    """Return the gutters inside a region of a grey image, those at its border left out, from first to last."""
+    left, top, right, bottom = region
+    part = grey[top:bottom, left:right]
+    even, mean = even_lines(part, axis)
+    offset = top if axis == 0 else left
+    found = []
+    for start, stop in _runs(even, mean):
+        if start == 0 or stop == len(even):
+            continue
+        level = float(mean[start:stop].mean())
+        before, after = _edge(part, axis, start, -1, level), _edge(part, axis, stop, 1, level)
+        found.append(Gutter(axis, start + offset, stop + offset, level, before, after))
+    return found
+
+
+def _runs(even: npt.NDArray[np.bool_], mean: npt.NDArray[np.float32]) -> list[tuple[int, int]]:
+    """Return the runs of even lines whose colour does not jump."""
+    if not even.any():
+        return []
+    joined = even[1:] & even[:-1] & (np.abs(np.diff(mean)) <= MAX_STEP)
+    starts = np.flatnonzero(even & np.concatenate(([True], ~joined)))
+    stops = np.flatnonzero(even & np.concatenate((~joined, [True]))) + 1
+    return list(zip(starts.tolist(), stops.tolist(), strict=True))
+
+
+def _edge(part: Grey, axis: Axis, line: int, step: Literal[-1, 1], level: float) -> float:
+    """Return the share of a line's length along which something other than the gutter's colour begins within REACH."""
+    lines = slice(line, line + REACH) if step == 1 else slice(max(line - REACH, 0), line)
+    strip = part[lines] if axis == 0 else part[:, lines]
+    if strip.size == 0:
+        return 0.0
+    inside = (strip.min(axis=axis) < level - EDGE) | (strip.max(axis=axis) > level + EDGE)
+    return float(inside.mean())
+
+
+def trim(grey: Grey, region: Box, level: float | None = None) -> Box:
+    """Return a region without the even lines of a colour at its borders; without a colour, of white."""
+    left, top, right, bottom = region
+    for axis in (0, 1, 0):
+        part = grey[top:bottom, left:right]
+        if part.size == 0:
+            return region
+        even, mean = even_lines(part, axis)  # type: ignore[arg-type]
+        close = mean >= WHITE if level is None else np.abs(mean - level) <= MAX_STEP
+        content = np.flatnonzero(~(even & close))
+        if content.size == 0:
+            return left, top, left, top
+        if axis == 0:
+            top, bottom = top + int(content[0]), top + int(content[-1]) + 1
+        else:
+            left, right = left + int(content[0]), left + int(content[-1]) + 1
+    return left, top, right, bottom
+
+
+def split(region: Box, gutter: Gutter) -> tuple[Box, Box]:
+    """Return the two sides of a gutter, the gutter itself left out."""
+    left, top, right, bottom = region
+    if gutter.axis == 0:
+        return (left, top, right, gutter.start), (left, gutter.stop, right, bottom)
+    return (left, top, gutter.start, bottom), (gutter.stop, top, right, bottom)
+
+
+def is_small(box: Box, side: int) -> bool:
+    """Whether a piece of a figure whose longer side is `side` is no panel: a line of text, a scale, a stray mark."""
+    return min(box[2] - box[0], box[3] - box[1]) < max(SMALL_SIDE * side, 12)
+
+
+def cut_pieces(grey: Grey) -> list[Box]:
+    """Return the pictures of a figure that straight edges and gutters show, small pieces left out; at least one."""
+    height, width = grey.shape
+    whole = trim(grey, (0, 0, width, height))
+    pieces = _cut(grey, whole, max(height, width), 0)
+    largest = max(map(area, pieces), default=0)
+    return [piece for piece in pieces if area(piece) >= MIN_SHARE * largest] or [(0, 0, width, height)]
+
+
+def _cut(grey: Grey, region: Box, side: int, depth: int) -> list[Box]:
+    if is_small(region, side):
+        return []
+    if depth == MAX_DEPTH:
+        return [region]
+    gutters = max((_hard_gutters(grey, region, axis) for axis in (0, 1)), key=_strength)  # type: ignore[arg-type]
+    if not gutters:
+        return [region]
+    found: list[Box] = []
+    rest = region
+    for gutter in gutters:
+        first, rest = split(rest, gutter)
+        found += _cut(grey, trim(grey, first, gutter.level), side, depth + 1)
+    found += _cut(grey, trim(grey, rest, gutters[-1].level), side, depth + 1)
+    return found
+
+
+def _strength(gutters: Sequence[Gutter]) -> float:
+    return sum(gutter.before + gutter.after for gutter in gutters)
+
+
+def _hard_gutters(grey: Grey, region: Box, axis: Axis) -> list[Gutter]:
+    return [gutter for gutter in find_gutters(grey, region, axis) if max(gutter.before, gutter.after) >= STRAIGHT]

@@ -1,0 +1,264 @@
+"""Finds and reads the letters of panels: A, b, (c), D) in corners of pictures or beside them, dark or bright.
+
+No character recognition of running text: a panel's letter stands alone, so single glyphs of one height that form an
+alphabetical row are looked for among connected components. Glyphs are compared with letters drawn from the fonts that
+Pillow and OpenCV carry; what single readings leave open, the sequence decides (Viterbi, 1967).
+"""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from dataset_builders.figures.gutters import Grey
+from dataset_builders.figures.panel_boxes import Box
+
+Floats = npt.NDArray[np.float32]
+
+GLYPH_SIDE = 16  # glyphs are compared as pictures of this many pixels
+DARK, BRIGHT = 110, 175  # grey below and above which pixels may be ink
+MIN_HEIGHT, MAX_HEIGHT = 0.009, 0.07  # of a letter, as a share of the figure's longer side
+MAX_GLYPHS = 160
+GOOD = 0.70  # similarity to a drawn letter, from 0 to 1, from which a reading speaks for the letter
+BAR = 0.1  # what glyphs that are hardly more than a stroke lose: I, l, 1, a tick, a bracket
+MISSING = -0.5  # what a gap in the sequence costs
+ALIGNED = 0.35  # what standing in line with the letter before gives
+DISORDER = -1.2  # what standing above and left of the letter before costs
+MIN_TOTAL = 1.3  # what a sequence must reach to be believed
+
+
+@dataclass(frozen=True, slots=True)
+class PanelLetter:
+    """A letter read in a figure: its glyph's box in pixels, and a score from 0 to 1."""
+
+    letter: str
+    box: Box
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """One way to read a glyph; `cap_height` is how high a capital of the same font would be, in pixels."""
+
+    letter: str
+    box: Box
+    score: float
+    cap_height: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Font:
+    """Drawn letters: their pictures (N, GLYPH_SIDE²) with mean 0 and norm 1, what they are, and their shapes."""
+
+    pictures: Floats
+    letters: tuple[str, ...]
+    aspects: Floats
+    """logarithm of width / height"""
+    heights: Floats
+    """height over that of a capital A in the same font"""
+
+
+def find_letters(grey: Grey, expected: Sequence[str] = ()) -> list[PanelLetter]:
+    """Return the panel letters of a figure, shape (H, W), in alphabetical order; none where no sequence convinces.
+
+    `expected` are the letters that the caption names. Work at about 1,000 pixels: letters below 8 pixels are not read.
+    """
+    glyphs = _glyphs(grey)
+    if not glyphs:
+        return []
+    readings = _read(grey, glyphs)
+    alphabets = [string.ascii_uppercase, string.ascii_lowercase]
+    if expected:
+        alphabets = ["".join(dict.fromkeys(fold(letter) for letter in expected if letter)) for fold in (str.upper, str.lower)]
+    best: tuple[float, list[_Reading]] = (0.0, [])
+    for alphabet in alphabets:
+        best = max(best, _best_sequence(readings, alphabet), key=lambda found: found[0])
+    total, chosen = best
+    if len(chosen) < 2 or total < MIN_TOTAL:
+        return []
+    return [PanelLetter(one.letter, one.box, min(max(one.score, 0.0), 1.0)) for one in chosen]
+
+
+def _glyphs(grey: Grey) -> list[tuple[Box, bool]]:
+    """Return the boxes of components that could be letters standing alone, and whether they are dark."""
+    import cv2
+
+    side = max(grey.shape)
+    low, high = max(MIN_HEIGHT * side, 7), max(MAX_HEIGHT * side, 14)
+    found: list[tuple[Box, bool]] = []
+    for dark in (True, False):
+        mask = cv2.threshold(grey, DARK if dark else BRIGHT, 1, cv2.THRESH_BINARY_INV if dark else cv2.THRESH_BINARY)[1]
+        stats = cv2.connectedComponentsWithStats(mask, connectivity=8)[2][1:]
+        left, top, width, height, ink = stats.T
+        plausible = (height <= 1.3 * high) & (height >= 0.6 * low) & (width <= 2 * high) & (ink >= 8)
+        stats = stats[plausible]
+        keep = _alone(stats) & (stats[:, 3] >= low) & (stats[:, 3] <= high)
+        keep &= (stats[:, 2] >= 0.1 * stats[:, 3]) & (stats[:, 2] <= 1.5 * stats[:, 3])
+        found += [((x, y, x + w, y + h), dark) for x, y, w, h, _ in stats[keep].tolist()]
+    found.sort(key=lambda glyph: (glyph[0][1] - glyph[0][3], glyph[0]))
+    return found[:MAX_GLYPHS]
+
+
+def _alone(stats: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """Return which components (left, top, width, height, area) have no neighbour of their size, brackets apart."""
+    left, top, width, height = stats[:, :4].T.astype(np.float32)
+    alone = np.ones(len(stats), np.bool_)
+    for start in range(0, len(stats), 256):  # blocks, so that memory stays small in crowded figures
+        part = slice(start, start + 256)
+        reach = height[part, None]
+        beside = np.maximum(left[None] - (left + width)[part, None], left[part, None] - (left + width)[None])
+        above = np.maximum(top[None] - (top + height)[part, None], top[part, None] - (top + height)[None])
+        alike = (height[None] > 0.55 * reach) & (height[None] < 1.8 * reach)
+        bracket = (width[None] < 0.45 * height[None]) & (height[None] >= 1.05 * reach)
+        near = alike & ~bracket & (beside < 0.45 * reach) & (above < -0.3 * reach)
+        near |= alike & (above < 0.3 * reach) & (beside < -0.3 * reach) & (width[None] > 0.4 * width[part, None])
+        near[np.arange(near.shape[0]), np.arange(start, start + near.shape[0])] = False
+        alone[part] = ~near.any(axis=1)
+    return alone
+
+
+def _read(grey: Grey, glyphs: Sequence[tuple[Box, bool]]) -> list[_Reading]:
+    """Return every reading of every glyph that is not plainly wrong."""
+    font = _font()
+    pictures = np.stack([_picture(_ink(grey, box, dark)) for box, dark in glyphs])
+    aspects = np.array([math.log((box[2] - box[0]) / (box[3] - box[1])) for box, _ in glyphs], np.float32)
+    scores = pictures @ font.pictures.T - 0.35 * np.abs(aspects[:, None] - font.aspects[None])
+    readings = []
+    for (box, _), row in zip(glyphs, scores, strict=True):
+        best: dict[str, int] = {}
+        for index in np.argsort(-row)[:24].tolist():
+            best.setdefault(font.letters[index], index)
+        top = float(row.max())
+        for letter, index in best.items():
+            score = float(row[index]) - 0.5 * (top - float(row[index])) - (BAR if box[2] - box[0] < 0.35 * (box[3] - box[1]) else 0)
+            if score > GOOD - 0.15 and letter.isalpha():
+                readings.append(_Reading(letter, box, score, (box[3] - box[1]) / float(font.heights[index])))
+    return readings
+
+
+def _ink(grey: Grey, box: Box, dark: bool) -> Floats:
+    """Return a glyph's ink, from 0 to 1."""
+    crop = grey[box[1] : box[3], box[0] : box[2]].astype(np.float32)
+    low, high = float(crop.min()), float(crop.max())
+    ink = (high - crop if dark else crop - low) / max(high - low, 1.0)
+    return ink
+
+
+def _picture(ink: Floats) -> Floats:
+    """Return a glyph stretched to GLYPH_SIDE squared, flat, with mean 0 and norm 1."""
+    import cv2
+
+    small = cv2.resize(ink, (GLYPH_SIDE, GLYPH_SIDE), interpolation=cv2.INTER_AREA)
+    flat = cv2.GaussianBlur(small, (3, 3), 0.8).ravel()
+    flat = flat - flat.mean()
+    return np.asarray(flat / max(float(np.linalg.norm(flat)), 1e-6), dtype=np.float32)
+
+
+@lru_cache(maxsize=1)
+def _font() -> _Font:
+    """Draw letters, and figures as what else may stand alone, in every weight at hand."""
+    drawn = []
+    for draw in (*_pillow_pens(), *_opencv_pens()):
+        capital = _tight(draw("A")).shape[0]
+        for letter in string.ascii_letters + string.digits + "+*#%?&":
+            glyph = _tight(draw(letter))
+            drawn.append((_picture(glyph), letter, math.log(glyph.shape[1] / glyph.shape[0]), glyph.shape[0] / capital))
+    pictures, letters, aspects, heights = zip(*drawn, strict=True)
+    return _Font(np.stack(pictures), letters, np.array(aspects, np.float32), np.array(heights, np.float32))
+
+
+def _pillow_pens():  # type: ignore[no-untyped-def]
+    from PIL import Image, ImageDraw, ImageFont
+
+    face = ImageFont.load_default(64)
+
+    def pen(stroke: int, slant: float):  # type: ignore[no-untyped-def]
+        def draw(letter: str) -> Grey:
+            page = Image.new("L", (160, 128))
+            ImageDraw.Draw(page).text((48, 16), letter, fill=255, font=face, stroke_width=stroke)
+            return np.asarray(page.transform(page.size, Image.Transform.AFFINE, (1, slant, -slant * 64, 0, 1, 0)))
+
+        return draw
+
+    return [pen(stroke, slant) for stroke, slant in ((0, 0.0), (2, 0.0), (4, 0.0), (2, 0.2))]
+
+
+def _opencv_pens():  # type: ignore[no-untyped-def]
+    import cv2
+
+    def pen(face: int, thickness: int):  # type: ignore[no-untyped-def]
+        def draw(letter: str) -> Grey:
+            page = np.zeros((128, 160), np.uint8)
+            cv2.putText(page, letter, (40, 90), face, 2.5, 255, thickness, cv2.LINE_AA)
+            return page
+
+        return draw
+
+    faces = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_TRIPLEX)
+    return [pen(face, thickness) for face in faces for thickness in (3, 8)]
+
+
+def _tight(page: Grey) -> Floats:
+    """Return the largest part of a drawn letter, so that i and j lose their dots as components do."""
+    import cv2
+
+    stats = cv2.connectedComponentsWithStats((page > 127).astype(np.uint8), connectivity=8)[2][1:]
+    left, top, width, height, _ = stats[int(np.argmax(stats[:, 4]))].tolist()
+    return page[top : top + height, left : left + width].astype(np.float32) / 255
+
+
+def _best_sequence(readings: Sequence[_Reading], alphabet: str) -> tuple[float, list[_Reading]]:
+    """Return the most convincing run of letters of one height, with its total."""
+    best: tuple[float, list[_Reading]] = (0.0, [])
+    firsts = [one for one in readings if one.letter in alphabet[:2] and one.score > GOOD]
+    for size in _sizes(firsts):
+        fitting = [one for one in readings if abs(math.log(one.cap_height / size)) < 0.17]
+        columns = [[one for one in fitting if one.letter == letter] for letter in alphabet]
+        best = max(best, _viterbi(columns), key=lambda found: found[0])
+    return best
+
+
+def _sizes(firsts: Sequence[_Reading]) -> list[float]:
+    """Return the different heights of the best readings, at most eight."""
+    sizes: list[float] = []
+    for one in sorted(firsts, key=lambda reading: (-reading.score, reading.box)):
+        if all(abs(math.log(one.cap_height / size)) > 0.05 for size in sizes):
+            sizes.append(one.cap_height)
+    return sizes[:8]
+
+
+def _viterbi(columns: Sequence[Sequence[_Reading]]) -> tuple[float, list[_Reading]]:
+    """Return the best path through the letters' readings: each adds its score, gaps and disorder cost."""
+    paths: list[tuple[float, int, tuple[_Reading, ...]]] = []
+    for number, column in enumerate(columns):
+        new = []
+        for one in column:
+            gain = (one.score - GOOD) / (1 - GOOD)
+            start = (gain + MISSING * number, number, (one,))
+            longer = (
+                (total + gain + MISSING * (number - last - 1) + _relation(path[-1], one), number, (*path, one))
+                for total, last, path in paths
+                if all(used.box != one.box for used in path)
+            )
+            new.append(max((start, *longer), key=lambda path: path[0]))
+        paths += new
+    if not paths:
+        return 0.0, []
+    total, _, path = max(paths, key=lambda path: path[0])
+    return total, list(path)
+
+
+def _relation(before: _Reading, after: _Reading) -> float:
+    """Return what two letters that follow each other gain by standing in line, or lose by standing in disorder."""
+    height = max(before.cap_height, 1.0)
+    right, down = after.box[0] - before.box[0], after.box[3] - before.box[3]
+    if right < -height / 2 and down < -height / 2:
+        return DISORDER
+    aligned = min(abs(right), abs(down)) < 0.4 * height
+    return ALIGNED if aligned else 0.0

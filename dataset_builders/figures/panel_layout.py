@@ -1,0 +1,189 @@
+"""From letters and gutters to panels: cuts between letters, and letters that were not read filled in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dataset_builders.figures.gutters import STRAIGHT, Grey, Gutter, find_gutters, is_small, split, trim
+from dataset_builders.figures.letters import PanelLetter
+from dataset_builders.figures.panel_boxes import Box, Panel, area, bounds, intersection, reading_order
+
+EVEN_RING = 40  # range of grey around a letter that lies on plain ground
+NEAR = 0.05  # distance of letter and gutter that halves the trust in a cut, as a share of the longer side
+WIDE = 0.03  # gutters of this share of the longer side, or more, are as wide as can be
+REACH = 0.6  # how far a letter may stand over the gutter before its panel, in heights of the letter
+
+
+@dataclass(frozen=True, slots=True)
+class _Corner:
+    """Where in their panels the letters of a figure stand."""
+
+    at_bottom: bool
+    at_right: bool
+
+
+def erase(grey: Grey, letters: Sequence[PanelLetter]) -> Grey:
+    """Return a copy without the letters, with the brackets and dots around those that lie on plain ground."""
+    clean = grey.copy()
+    for letter in letters:
+        left, top, right, bottom = letter.box
+        height = bottom - top
+        wide = _inside((left - height, top - height // 3 - 1, right + height, bottom + height // 3 + 1), grey)
+        tight = _inside((left - 2, top - 2, right + 2, bottom + 2), grey)
+        for box in (wide, tight):
+            ring = _ring(grey, box)
+            if int(ring.max()) - int(ring.min()) <= EVEN_RING or box == tight:
+                clean[box[1] : box[3], box[0] : box[2]] = int(np.median(ring))
+                break
+    return clean
+
+
+def _inside(box: Box, grey: Grey) -> Box:
+    height, width = grey.shape
+    return max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
+
+
+def _ring(grey: Grey, box: Box) -> Grey:
+    part = grey[box[1] : box[3], box[0] : box[2]]
+    return np.concatenate((part[0], part[-1], part[:, 0], part[:, -1]))
+
+
+def divide(grey: Grey, letters: Sequence[PanelLetter], *, forced: bool) -> list[Panel]:
+    """Return a panel for each letter of a figure whose letters are erased; none where the letters cannot be cut apart.
+
+    `forced`: cut through the line with the least on it where there is no gutter between two letters.
+    """
+    height, width = grey.shape
+    whole = trim(grey, (0, 0, width, height))
+    boxes = [letter.box for letter in letters]
+    left, top, right, bottom = bounds(boxes)
+    ends = bounds([whole, *boxes])
+    corner = _Corner(at_bottom=ends[3] - bottom < top - ends[1], at_right=ends[2] - right < left - ends[0])
+    return _Divider(grey, corner, forced).panels((0, 0, width, height), letters)
+
+
+class _Divider:
+    def __init__(self, grey: Grey, corner: _Corner, forced: bool) -> None:
+        self._grey = grey
+        self._corner = corner
+        self._forced = forced
+        self._side = max(grey.shape)
+
+    def panels(self, region: Box, letters: Sequence[PanelLetter]) -> list[Panel]:
+        """Return the panels of a region that holds these letters."""
+        if len(letters) == 1:
+            box = trim(self._grey, region)
+            return [] if is_small(box, self._side) else [Panel(box=box, letter=letters[0].letter, score=letters[0].score)]
+        gutters = [*find_gutters(self._grey, region, 0), *find_gutters(self._grey, region, 1)]
+        cut = self._best(gutters, letters) or self._after_trimming(gutters, region, letters)
+        if cut is None:
+            return []
+        if isinstance(cut, tuple):
+            return self.panels(cut, letters)
+        before, after = split(region, cut)
+        later = [letter for letter in letters if self._is_after(letter, cut)]
+        earlier = [letter for letter in letters if not self._is_after(letter, cut)]
+        return [*self.panels(before, earlier), *self.panels(after, later)]
+
+    def _is_after(self, letter: PanelLetter, gutter: Gutter) -> bool:
+        start, stop = _extent(letter.box, gutter.axis)
+        return (start + stop) / 2 >= gutter.start - REACH * (letter.box[3] - letter.box[1])
+
+    def _best(self, gutters: Sequence[Gutter], letters: Sequence[PanelLetter]) -> Gutter | None:
+        """Return the gutter that tells letters apart best."""
+        trust = {gutter: self._trust(gutter, letters) for gutter in gutters}
+        return max(trust, key=lambda gutter: (trust[gutter], gutter.width), default=None) if any(
+            value > 0 for value in trust.values()
+        ) else None
+
+    def _trust(self, gutter: Gutter, letters: Sequence[PanelLetter]) -> float:
+        """Return how well a gutter lies between letters; 0 when all are at one side of it."""
+        after = [letter for letter in letters if self._is_after(letter, gutter)]
+        before = [letter for letter in letters if not self._is_after(letter, gutter)]
+        if not after or not before:
+            return 0.0
+        if self._corner.at_bottom if gutter.axis == 0 else self._corner.at_right:
+            distance = min(gutter.start - _extent(letter.box, gutter.axis)[1] for letter in before)
+        else:
+            distance = min(_extent(letter.box, gutter.axis)[0] - gutter.stop for letter in after)
+        near = math.exp2(-max(distance, 0) / (NEAR * self._side))
+        straight = max(gutter.before, gutter.after) >= STRAIGHT
+        return near + 0.6 * min(gutter.width / (WIDE * self._side), 1.0) + 0.4 * straight
+
+    def _after_trimming(
+        self, gutters: Sequence[Gutter], region: Box, letters: Sequence[PanelLetter]
+    ) -> Box | Gutter | None:
+        """Return the region less a side without letters, when that opens a gutter; else a forced cut, if allowed."""
+        sides = []
+        for gutter in gutters:
+            before, after = split(region, gutter)
+            sides.append(before if not self._is_after(letters[0], gutter) else after)
+        for side in sorted(sides, key=area, reverse=True):
+            inner = [*find_gutters(self._grey, side, 0), *find_gutters(self._grey, side, 1)]
+            if self._best(inner, letters):
+                return side
+        return self._emptiest(region, letters) if self._forced else None
+
+    def _emptiest(self, region: Box, letters: Sequence[PanelLetter]) -> Gutter | None:
+        """Return the line between two neighbouring letters with the least on it, as if it were a gutter."""
+        found = []
+        left, top, right, bottom = region
+        part = self._grey[top:bottom, left:right]
+        for axis, offset in ((0, top), (1, left)):
+            spread = part.std(axis=1 - axis, dtype=np.float32)
+            extents = sorted(_extent(letter.box, axis) for letter in letters)
+            for (_, stop), (start, _) in zip(extents, extents[1:], strict=False):
+                lines = spread[stop - offset : start - offset]
+                if start - stop > 0.05 * self._side and len(lines):
+                    line = stop + int(np.flatnonzero(lines <= lines.min() + 1)[-1])
+                    found.append((float(lines.min()), Gutter(0 if axis == 0 else 1, line, line + 1, 255.0, 0.0, 0.0)))
+        return min(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _extent(box: Box, axis: int) -> tuple[int, int]:
+    return (box[1], box[3]) if axis == 0 else (box[0], box[2])
+
+
+def fill_letters(panels: Sequence[Panel], pieces: Sequence[Box], alphabet: Sequence[str]) -> list[Panel]:
+    """Split panels that hold several pieces of the figure where unread letters of the alphabet account for them.
+
+    `pieces` are the pictures that gutters show. A panel with k pieces is split when the letters around its own that
+    nobody else has are enough, and either the caption's letters are used up by it or all other panels are one piece.
+    """
+    inside = [_within(panel.box, pieces) for panel in panels]
+    taken = {panel.letter for panel in panels}
+    found: list[Panel] = []
+    for number, panel in enumerate(panels):
+        own = inside[number]
+        others_single = all(len(boxes) <= 1 for index, boxes in enumerate(inside) if index != number)
+        letters = _letters_for(panel, own, alphabet, taken) if len(own) > 1 and others_single else []
+        if letters:
+            found += [
+                Panel(box=box, letter=letter, score=panel.score * (1.0 if letter == panel.letter else 0.8))
+                for box, letter in zip(own, letters, strict=True)
+            ]
+        else:
+            found.append(panel)
+    return found
+
+
+def _within(box: Box, pieces: Sequence[Box]) -> list[Box]:
+    inside = [piece for piece in pieces if intersection(piece, box) > 0.5 * area(piece)]
+    largest = max(map(area, inside), default=0)
+    inside = [piece for piece in inside if area(piece) > 0.3 * largest]
+    return [inside[index] for index in reading_order(inside)]
+
+
+def _letters_for(panel: Panel, own: Sequence[Box], alphabet: Sequence[str], taken: set[str]) -> list[str]:
+    """Return letters for the pieces of a panel: its own for the first, those that follow for the rest."""
+    if panel.letter not in alphabet:
+        return []
+    start = alphabet.index(panel.letter)
+    letters = list(alphabet[start : start + len(own)])
+    if len(letters) < len(own) or any(letter in taken for letter in letters[1:]):
+        return []
+    return letters

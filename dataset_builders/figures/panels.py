@@ -1,0 +1,99 @@
+"""The panels of compound figures behind one interface: by gutters and letters, or by a learned detector."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from clipmed.images import ArrayHWC
+from dataset_builders.figures.config import PanelConfig
+from dataset_builders.figures.gutters import WHITE, Grey, cut_pieces, find_gutters, trim
+from dataset_builders.figures.letters import find_letters
+from dataset_builders.figures.panel_boxes import Panel, reading_order, scaled
+from dataset_builders.figures.panel_layout import divide, erase, fill_letters
+
+__all__ = ["GutterDetector", "Panel", "PanelDetector", "open_detector"]
+
+WORK_SIDE = 1024  # longest side, in pixels, at which gutters and letters are looked for
+
+
+class PanelDetector(Protocol):
+    """Finds the panels of figures; safe to call from several threads."""
+
+    name: str
+
+    def detect(self, image: ArrayHWC, expected: Sequence[str] = ()) -> list[Panel]:
+        """Return the panels of a figure in reading order; one panel, the whole image, where the figure is not compound.
+
+        `image` is (H, W, 3), RGB. `expected` are the letters that the caption names, as a hint.
+        """
+        ...
+
+
+class GutterDetector:
+    """Panels by the empty space between them and by their letters."""
+
+    name = "gutters"
+
+    def detect(self, image: ArrayHWC, expected: Sequence[str] = ()) -> list[Panel]:
+        """Return the panels of a figure in reading order, boxes in pixels of `image`, shape (H, W, 3), RGB."""
+        height, width = image.shape[:2]
+        grey = _working_copy(image)
+        factors = (width / grey.shape[1], height / grey.shape[0])
+        found = _find(grey, expected)
+        if len(found) < 2:
+            return [Panel(box=(0, 0, width, height))]
+        order = reading_order([panel.box for panel in found])
+        return [replace(found[index], box=scaled(found[index].box, factors, (width, height))) for index in order]
+
+
+def _working_copy(image: ArrayHWC) -> Grey:
+    """Return the grey image, shape (H, W), at which gutters and letters are looked for."""
+    import cv2
+
+    height, width = image.shape[:2]
+    factor = WORK_SIDE / max(height, width)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    if factor < 1:
+        size = max(round(width * factor), 1), max(round(height * factor), 1)
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(grey, dtype=np.uint8)
+
+
+def _find(grey: Grey, expected: Sequence[str]) -> list[Panel]:
+    """Return the panels of a working copy, boxes in its pixels, in no order."""
+    pieces = cut_pieces(grey)
+    if len(pieces) == 1 and not expected and not _has_white_gutter(grey):
+        return []
+    letters = find_letters(grey, expected)
+    if letters:
+        clean = erase(grey, letters)
+        pieces = cut_pieces(clean)
+        panels = divide(clean, letters, forced=len(expected) > 1)
+        if len(panels) > 1:
+            return fill_letters(panels, pieces, expected or _alphabet(panels))
+    ordered = [pieces[index] for index in reading_order(pieces)]
+    if len(expected) == len(pieces):
+        return [Panel(box=box, letter=letter, score=0.6) for box, letter in zip(ordered, expected, strict=True)]
+    return [Panel(box=box, score=0.8) for box in ordered]
+
+
+def _has_white_gutter(grey: Grey) -> bool:
+    whole = trim(grey, (0, 0, grey.shape[1], grey.shape[0]))
+    gutters = [*find_gutters(grey, whole, 0), *find_gutters(grey, whole, 1)]
+    return any(gutter.level >= WHITE and gutter.width >= 0.01 * max(grey.shape) for gutter in gutters)
+
+
+def _alphabet(panels: Sequence[Panel]) -> str:
+    return string.ascii_uppercase if panels[0].letter.isupper() else string.ascii_lowercase
+
+
+def open_detector(config: PanelConfig) -> PanelDetector | None:
+    """Return the detector that a config names; None where figures stay whole."""
+    if config.detector == "none":
+        return None
+    return GutterDetector()
