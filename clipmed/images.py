@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,10 +18,10 @@ from clipmed.rejects import RejectReason, Stage
 
 ArrayHWC = npt.NDArray[np.uint8]
 
-# A preview is a JPEG decoded at 1/2, 1/4 or 1/8 of its size, the scales that libjpeg-turbo is fast at. The hash needs
-# three times its 32 pixels on the short side; classifiers of figures want 256 on the long one.
-_PREVIEW_SHORT, _PREVIEW_LONG = 96, 256
-_HASH_SIDE, _HASH_GAP = 32, 3.0
+# A preview is a JPEG decoded at 1/4 or 1/8 of its size, which costs little more than reading its codes. The hash is as
+# good from three times its 32 pixels on the short side.
+_PREVIEW_SCALES, _PREVIEW_SIDE = (8, 4), 96
+_HASH_SIDE, _HASH_GAP = 32, 4.0
 _ORIENTATION = 0x0112
 _GREY_MODES = frozenset({"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 # Warnings of libjpeg that tell of lost or damaged pixels. The others speak of headers.
@@ -81,7 +82,6 @@ class SourceImage:
         _check_shape(*self._image.size, config)
         upright_jpeg = image_format == "JPEG" and _is_upright(self._image)
         self._colorspace = {"RGB": "RGB", "L": "GRAY"}.get(self._image.mode, "") if upright_jpeg else ""
-        self._as_it_came = bool(self._colorspace) and max(self._image.size) <= config.max_side
 
     @property
     def size(self) -> tuple[int, int]:
@@ -95,26 +95,34 @@ class SourceImage:
         """Return the image as a sample keeps it.
 
         An RGB or grey JPEG within the size limit, without EXIF rotation, is kept byte for byte. Everything else is
-        rotated by its EXIF tag, scaled to `max_side`, laid on black where transparent, and encoded once; images without
-        colour become grey JPEGs.
+        rotated by its EXIF tag, scaled to `max_side`, laid on black where transparent, and encoded once: JPEGs with the
+        chroma subsampling that they had, images without colour as grey.
         """
-        if not self._as_it_came:
+        preview = self._preview
+        if preview is None:
             _check_blank(self._full)
-            return _describe(_encode(self._view, self._config), self._view.shape, self._view)
-        if _is_blank(self._view):
+            return _store(self._fitted, self._config, self._subsampling())
+        if _is_blank(preview):
             _check_blank(self._full)  # what is even at a smaller scale may have a pattern below it
         width, height = self._image.size
-        return _describe(self._raw, (height, width), self._view)
+        scale = _preview_scale(width, height)
+        return StoredImage(
+            jpeg=self._raw,
+            width=width,
+            height=height,
+            sha256=hashlib.sha256(self._raw).hexdigest(),
+            phash=perceptual_hash(preview, (width / scale, height / scale)),
+        )
 
     def pixels(self) -> ArrayHWC:
         """Return the whole image as RGB of shape (H, W, 3), uint8; callers must not write to it."""
         return _with_channels(self._full)
 
     def thumbnail(self, side: int) -> ArrayHWC:
-        """Return the image as RGB of shape (H, W, 3), uint8, its long side at most `side`: cheap up to 256."""
-        enough = min(side, max(self._image.size))
-        base = self._view if max(self._view.shape[:2]) >= enough else self._full
-        return _with_channels(_fit(base, side))
+        """Return the image as RGB of shape (H, W, 3), uint8, its long side at most `side`."""
+        small = self._fitted if self._preview is None else self._preview
+        enough = max(small.shape[:2]) >= min(side, max(self._image.size))
+        return _with_channels(_fit(small if enough else self._full, side))
 
     @cached_property
     def _full(self) -> npt.NDArray[np.uint8]:
@@ -123,14 +131,25 @@ class SourceImage:
         return _decode_any(self._image) if decoded is None else decoded
 
     @cached_property
-    def _view(self) -> npt.NDArray[np.uint8]:
-        """What the hash and thumbnails are made of: the stored pixels, or a preview of them."""
-        if not self._as_it_came:
-            return _fit(self._full, self._config.max_side)
+    def _fitted(self) -> npt.NDArray[np.uint8]:
+        """The whole image, scaled down to `max_side`."""
+        return _fit(self._full, self._config.max_side)
+
+    @cached_property
+    def _preview(self) -> npt.NDArray[np.uint8] | None:
+        """A JPEG that is stored as it came, small; None for images that are encoded anew."""
         width, height = self._image.size
+        if not self._colorspace or max(width, height) > self._config.max_side:
+            return None
         scale = _preview_scale(width, height)
-        preview = _decode_jpeg(self._raw, self._colorspace, (-(-width // scale), -(-height // scale)))
-        return self._full if preview is None else preview
+        return _decode_jpeg(self._raw, self._colorspace, (math.ceil(width / scale), math.ceil(height / scale)))
+
+    def _subsampling(self) -> str:
+        """The chroma subsampling to encode with: a JPEG's own."""
+        import simplejpeg
+
+        own = simplejpeg.decode_jpeg_header(self._raw)[3] if self._colorspace == "RGB" else "444"
+        return own if own in {"444", "440", "422", "420", "411"} else "444"
 
 
 def ingest_image(raw: bytes, config: ImageConfig) -> StoredImage:
@@ -151,21 +170,25 @@ def store_pixels(rgb: ArrayHWC, config: ImageConfig) -> StoredImage:
     height, width = rgb.shape[:2]
     _check_shape(width, height, config)
     _check_blank(rgb)
-    kept = _fit(np.ascontiguousarray(rgb), config.max_side)
-    return _describe(_encode(kept, config), kept.shape, kept)
+    return _store(_fit(np.ascontiguousarray(rgb), config.max_side), config)
 
 
-def perceptual_hash(pixels: npt.NDArray[np.uint8]) -> str:
+def perceptual_hash(pixels: npt.NDArray[np.uint8], extent: tuple[float, float] | None = None) -> str:
     """Return the 64-bit DCT hash of RGB (H, W, 3) or grey (H, W) pixels as 16 hex digits.
 
-    It is `imagehash.phash` of an image that is first averaged to about three times its 32 by 32 pixels: fast, and on
-    real figures within 2 bits of the hash of the whole image.
+    With `extent`, the image covers that width and height of the pixels, and no more.
+
+    It is `imagehash.phash` of an image that is first averaged down to about four times its 32 by 32 pixels: fast, and
+    nearly always within 2 bits of the hash of the whole image.
     """
     import cv2
     import imagehash
 
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels
-    small = Image.fromarray(grey).resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.LANCZOS, reducing_gap=_HASH_GAP)
+    width, height = extent or (grey.shape[1], grey.shape[0])
+    small = Image.fromarray(grey).resize(
+        (_HASH_SIDE, _HASH_SIDE), Image.Resampling.LANCZOS, (0, 0, width, height), reducing_gap=_HASH_GAP
+    )
     return str(imagehash.phash(small))
 
 
@@ -238,8 +261,8 @@ def _is_upright(image: Image.Image) -> bool:
 
 def _preview_scale(width: int, height: int) -> int:
     """How many times smaller than the image its preview is."""
-    short, long = sorted((width, height))
-    return next((scale for scale in (8, 4, 2) if short >= scale * _PREVIEW_SHORT and long >= scale * _PREVIEW_LONG), 1)
+    short = min(width, height)
+    return next((scale for scale in _PREVIEW_SCALES if short >= scale * _PREVIEW_SIDE), 1)
 
 
 def _decode_jpeg(raw: bytes, colorspace: str, size: tuple[int, int]) -> npt.NDArray[np.uint8] | None:
@@ -288,22 +311,17 @@ def _fit(pixels: npt.NDArray[np.uint8], max_side: int) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.resize(smooth, target, interpolation=cv2.INTER_LINEAR_EXACT), np.uint8)
 
 
-def _encode(pixels: npt.NDArray[np.uint8], config: ImageConfig) -> bytes:
+def _store(pixels: npt.NDArray[np.uint8], config: ImageConfig, subsampling: str = "444") -> StoredImage:
+    """Encode pixels of their final size."""
     import simplejpeg
 
     if pixels.ndim == 2:
-        return bytes(simplejpeg.encode_jpeg(pixels[..., None], config.jpeg_quality, "GRAY", "Gray"))
-    return bytes(simplejpeg.encode_jpeg(pixels, config.jpeg_quality, "RGB", "444"))
-
-
-def _describe(jpeg: bytes, shape: tuple[int, ...], view: npt.NDArray[np.uint8]) -> StoredImage:
-    return StoredImage(
-        jpeg=jpeg,
-        width=shape[1],
-        height=shape[0],
-        sha256=hashlib.sha256(jpeg).hexdigest(),
-        phash=perceptual_hash(view),
-    )
+        jpeg = simplejpeg.encode_jpeg(pixels[..., None], config.jpeg_quality, "GRAY", "Gray")
+    else:
+        jpeg = simplejpeg.encode_jpeg(pixels, config.jpeg_quality, "RGB", subsampling)
+    height, width = pixels.shape[:2]
+    sha256 = hashlib.sha256(jpeg).hexdigest()
+    return StoredImage(jpeg=bytes(jpeg), width=width, height=height, sha256=sha256, phash=perceptual_hash(pixels))
 
 
 def _with_channels(pixels: npt.NDArray[np.uint8]) -> ArrayHWC:

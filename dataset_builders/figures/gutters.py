@@ -24,9 +24,12 @@ MAX_RANGE = 96  # largest difference of grey along an even line
 MAX_STEP = 20  # difference of mean grey between neighbouring lines of one gutter
 EDGE = 28  # difference of grey between a gutter and a picture
 REACH = 4  # how many lines beyond a gutter the picture's edge is looked for
+BLUR = 3  # lines that scaling and JPEG leave between two even runs
 STRAIGHT = 0.55  # share of a gutter's length along which a picture's edge must lie
+SOFT = 0.15  # the same for the other side of gutters that are not white
 SMALL_SIDE = 0.07  # pieces shorter than this share of the figure are text or lines
 MIN_SHARE = 0.04  # pieces below this share of the largest are text or lines
+DEBRIS = 0.006  # of the figure's longer side: lines at a border that are no content
 MAX_DEPTH = 12
 WHITE = 232
 
@@ -48,6 +51,13 @@ class Gutter:
     def width(self) -> int:
         return self.stop - self.start
 
+    @property
+    def is_hard(self) -> bool:
+        """Whether a picture ends along it; where it is not white, one begins behind it too, as black is in pictures."""
+        if max(self.before, self.after) < STRAIGHT:
+            return False
+        return self.level >= WHITE or min(self.before, self.after) >= SOFT
+
 
 def even_lines(grey: Grey, axis: Axis) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
     """Return for every row (axis 0) or column (axis 1) whether it has one colour, and its mean grey."""
@@ -62,18 +72,26 @@ def even_lines(grey: Grey, axis: Axis) -> tuple[npt.NDArray[np.bool_], npt.NDArr
 
 
 def find_gutters(grey: Grey, region: Box, axis: Axis) -> list[Gutter]:
-    """Return the gutters inside a region of a grey image, those at its border left out, from first to last."""
+    """Return the gutters inside a region of a grey image, those at its border left out, from first to last.
+
+    Of even runs that touch, such as a white gutter and the black margin of the picture beside it, the brightest is the
+    gutter.
+    """
     left, top, right, bottom = region
     part = grey[top:bottom, left:right]
     even, mean = even_lines(part, axis)
     offset = top if axis == 0 else left
-    found = []
+    found: list[Gutter] = []
     for start, stop in _runs(even, mean):
-        if start == 0 or stop == len(even):
+        if start <= BLUR or stop >= len(even) - BLUR:
             continue
         level = float(mean[start:stop].mean())
         before, after = _edge(part, axis, start, -1, level), _edge(part, axis, stop, 1, level)
-        found.append(Gutter(axis, start + offset, stop + offset, level, before, after))
+        gutter = Gutter(axis, start + offset, stop + offset, level, before, after)
+        if found and gutter.start - found[-1].stop <= BLUR:
+            found[-1] = max(found[-1], gutter, key=lambda touching: touching.level)
+        else:
+            found.append(gutter)
     return found
 
 
@@ -98,22 +116,39 @@ def _edge(part: Grey, axis: Axis, line: int, step: Literal[-1, 1], level: float)
 
 
 def trim(grey: Grey, region: Box, level: float | None = None) -> Box:
-    """Return a region without the even lines of a colour at its borders; without a colour, of white."""
-    left, top, right, bottom = region
-    for axis in (0, 1, 0):
+    """Return a region without the even lines of a colour at its borders; without a colour, of white.
+
+    With them go page rules and other specks of a few pixels that the empty space parts from the rest.
+    """
+    debris = max(round(DEBRIS * max(grey.shape)), 2)
+    axes: tuple[Axis, ...] = (0, 1, 0, 1)
+    for axis in axes:
+        left, top, right, bottom = region
         part = grey[top:bottom, left:right]
         if part.size == 0:
             return region
-        even, mean = even_lines(part, axis)  # type: ignore[arg-type]
-        close = mean >= WHITE if level is None else np.abs(mean - level) <= MAX_STEP
-        content = np.flatnonzero(~(even & close))
-        if content.size == 0:
-            return left, top, left, top
+        even, mean = even_lines(part, axis)
+        empty = even & (mean >= WHITE if level is None else np.abs(mean - level) <= MAX_STEP)
+        first, last = _content(empty, debris)
         if axis == 0:
-            top, bottom = top + int(content[0]), top + int(content[-1]) + 1
+            region = left, top + first, right, top + last
         else:
-            left, right = left + int(content[0]), left + int(content[-1]) + 1
-    return left, top, right, bottom
+            region = left + first, top, left + last, bottom
+    return region
+
+
+def _content(empty: npt.NDArray[np.bool_], debris: int) -> tuple[int, int]:
+    """Return where the lines that are not empty begin and end, thin debris at either end left out."""
+    content = np.flatnonzero(~empty)
+    while content.size:
+        breaks = np.flatnonzero(np.diff(content) > 2)
+        if breaks.size and breaks[0] + 1 <= debris:
+            content = content[breaks[0] + 1 :]
+        elif breaks.size and content.size - breaks[-1] - 1 <= debris:
+            content = content[: breaks[-1] + 1]
+        else:
+            return int(content[0]), int(content[-1]) + 1
+    return 0, 0
 
 
 def split(region: Box, gutter: Gutter) -> tuple[Box, Box]:
@@ -160,4 +195,4 @@ def _strength(gutters: Sequence[Gutter]) -> float:
 
 
 def _hard_gutters(grey: Grey, region: Box, axis: Axis) -> list[Gutter]:
-    return [gutter for gutter in find_gutters(grey, region, axis) if max(gutter.before, gutter.after) >= STRAIGHT]
+    return [gutter for gutter in find_gutters(grey, region, axis) if gutter.is_hard]

@@ -25,12 +25,13 @@ GLYPH_SIDE = 16  # glyphs are compared as pictures of this many pixels
 DARK, BRIGHT = 110, 175  # grey below and above which pixels may be ink
 MIN_HEIGHT, MAX_HEIGHT = 0.009, 0.07  # of a letter, as a share of the figure's longer side
 MAX_GLYPHS = 160
-GOOD = 0.70  # similarity to a drawn letter, from 0 to 1, from which a reading speaks for the letter
+GOOD = 0.66  # similarity to a drawn letter, from 0 to 1, from which a reading speaks for the letter
 BAR = 0.1  # what glyphs that are hardly more than a stroke lose: I, l, 1, a tick, a bracket
 MISSING = -0.5  # what a gap in the sequence costs
 ALIGNED = 0.35  # what standing in line with the letter before gives
 DISORDER = -1.2  # what standing above and left of the letter before costs
-MIN_TOTAL = 1.3  # what a sequence must reach to be believed
+MIN_TOTAL = 1.4  # what a sequence must reach to be believed
+MIN_TOTAL_COMPOUND = 0.7  # the same where caption or gutters say that there are panels
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,26 @@ class _Font:
     """height over that of a capital A in the same font"""
 
 
-def find_letters(grey: Grey, expected: Sequence[str] = ()) -> list[PanelLetter]:
+@dataclass(frozen=True, slots=True)
+class _Pen:
+    """How letters 64 pixels high are drawn: added weight, slant, and length of serifs, in pixels."""
+
+    stroke: int
+    slant: float
+    serif: int
+
+
+PENS = (
+    *(_Pen(0, 0.0, 0), _Pen(2, 0.0, 0), _Pen(4, 0.0, 0), _Pen(2, 0.2, 0)),
+    *(_Pen(0, 0.0, 6), _Pen(2, 0.0, 7), _Pen(4, 0.0, 6)),
+)
+STEM = 18  # ends of strokes wider than this, in pixels of a letter 64 high, get no serifs
+
+
+def find_letters(grey: Grey, expected: Sequence[str] = (), *, compound: bool = False) -> list[PanelLetter]:
     """Return the panel letters of a figure, shape (H, W), in alphabetical order; none where no sequence convinces.
 
-    `expected` are the letters that the caption names. Work at about 1,000 pixels: letters below 8 pixels are not read.
+    `expected` are the letters that the caption names; `compound` says that gutters show several panels. Work at about 1,000 pixels: letters below 8 pixels are not read.
     """
     glyphs = _glyphs(grey)
     if not glyphs:
@@ -75,12 +92,14 @@ def find_letters(grey: Grey, expected: Sequence[str] = ()) -> list[PanelLetter]:
     readings = _read(grey, glyphs)
     alphabets = [string.ascii_uppercase, string.ascii_lowercase]
     if expected:
-        alphabets = ["".join(dict.fromkeys(fold(letter) for letter in expected if letter)) for fold in (str.upper, str.lower)]
+        alphabets = [
+            "".join(dict.fromkeys(fold(letter) for letter in expected if letter)) for fold in (str.upper, str.lower)
+        ]
     best: tuple[float, list[_Reading]] = (0.0, [])
     for alphabet in alphabets:
         best = max(best, _best_sequence(readings, alphabet), key=lambda found: found[0])
     total, chosen = best
-    if len(chosen) < 2 or total < MIN_TOTAL:
+    if len(chosen) < 2 or total < (MIN_TOTAL_COMPOUND if expected or compound else MIN_TOTAL):
         return []
     return [PanelLetter(one.letter, one.box, min(max(one.score, 0.0), 1.0)) for one in chosen]
 
@@ -136,7 +155,11 @@ def _read(grey: Grey, glyphs: Sequence[tuple[Box, bool]]) -> list[_Reading]:
             best.setdefault(font.letters[index], index)
         top = float(row.max())
         for letter, index in best.items():
-            score = float(row[index]) - 0.5 * (top - float(row[index])) - (BAR if box[2] - box[0] < 0.35 * (box[3] - box[1]) else 0)
+            score = (
+                float(row[index])
+                - 0.5 * (top - float(row[index]))
+                - (BAR if box[2] - box[0] < 0.35 * (box[3] - box[1]) else 0)
+            )
             if score > GOOD - 0.15 and letter.isalpha():
                 readings.append(_Reading(letter, box, score, (box[3] - box[1]) / float(font.heights[index])))
     return readings
@@ -162,46 +185,41 @@ def _picture(ink: Floats) -> Floats:
 
 @lru_cache(maxsize=1)
 def _font() -> _Font:
-    """Draw letters, and figures as what else may stand alone, in every weight at hand."""
+    """Draw letters, and figures and signs as what else may stand alone, in sans and serif faces of several weights."""
     drawn = []
-    for draw in (*_pillow_pens(), *_opencv_pens()):
-        capital = _tight(draw("A")).shape[0]
+    for style in PENS:
+        capital = _tight(_drawn("A", style)).shape[0]
         for letter in string.ascii_letters + string.digits + "+*#%?&":
-            glyph = _tight(draw(letter))
+            glyph = _tight(_drawn(letter, style))
             drawn.append((_picture(glyph), letter, math.log(glyph.shape[1] / glyph.shape[0]), glyph.shape[0] / capital))
     pictures, letters, aspects, heights = zip(*drawn, strict=True)
     return _Font(np.stack(pictures), letters, np.array(aspects, np.float32), np.array(heights, np.float32))
 
 
-def _pillow_pens():  # type: ignore[no-untyped-def]
+def _drawn(letter: str, pen: _Pen) -> Grey:
+    """Draw a letter with the face that Pillow carries."""
     from PIL import Image, ImageDraw, ImageFont
 
+    page = Image.new("L", (160, 128))
     face = ImageFont.load_default(64)
-
-    def pen(stroke: int, slant: float):  # type: ignore[no-untyped-def]
-        def draw(letter: str) -> Grey:
-            page = Image.new("L", (160, 128))
-            ImageDraw.Draw(page).text((48, 16), letter, fill=255, font=face, stroke_width=stroke)
-            return np.asarray(page.transform(page.size, Image.Transform.AFFINE, (1, slant, -slant * 64, 0, 1, 0)))
-
-        return draw
-
-    return [pen(stroke, slant) for stroke, slant in ((0, 0.0), (2, 0.0), (4, 0.0), (2, 0.2))]
+    ImageDraw.Draw(page).text((48, 24), letter, fill=255, font=face, stroke_width=pen.stroke)
+    page = page.transform(page.size, Image.Transform.AFFINE, (1, pen.slant, -pen.slant * 64, 0, 1, 0))
+    pixels = np.array(page)
+    if pen.serif:
+        _add_serifs(pixels, pen.serif)
+    return pixels
 
 
-def _opencv_pens():  # type: ignore[no-untyped-def]
-    import cv2
-
-    def pen(face: int, thickness: int):  # type: ignore[no-untyped-def]
-        def draw(letter: str) -> Grey:
-            page = np.zeros((128, 160), np.uint8)
-            cv2.putText(page, letter, (40, 90), face, 2.5, 255, thickness, cv2.LINE_AA)
-            return page
-
-        return draw
-
-    faces = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_TRIPLEX)
-    return [pen(face, thickness) for face in faces for thickness in (3, 8)]
+def _add_serifs(pixels: Grey, length: int) -> None:
+    """Draw feet, in place, at the ends of all stems: narrow runs of ink in a letter's first and last rows."""
+    rows = np.flatnonzero((pixels > 127).any(axis=1))
+    for row, step in ((int(rows[0]) + 1, 1), (int(rows[-1]) - 1, -1)):
+        ink = np.concatenate(([False], pixels[row] > 127, [False]))
+        starts, stops = np.flatnonzero(ink[1:] & ~ink[:-1]), np.flatnonzero(ink[:-1] & ~ink[1:])
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            if stop - start < STEM:
+                band = slice(row, row + 4) if step == 1 else slice(row - 3, row + 1)
+                pixels[band, max(start - length, 0) : stop + length] = 255
 
 
 def _tight(page: Grey) -> Floats:
@@ -216,7 +234,7 @@ def _tight(page: Grey) -> Floats:
 def _best_sequence(readings: Sequence[_Reading], alphabet: str) -> tuple[float, list[_Reading]]:
     """Return the most convincing run of letters of one height, with its total."""
     best: tuple[float, list[_Reading]] = (0.0, [])
-    firsts = [one for one in readings if one.letter in alphabet[:2] and one.score > GOOD]
+    firsts = [one for one in readings if one.letter in alphabet[:2] and one.score > GOOD - 0.05]
     for size in _sizes(firsts):
         fitting = [one for one in readings if abs(math.log(one.cap_height / size)) < 0.17]
         columns = [[one for one in fitting if one.letter == letter] for letter in alphabet]

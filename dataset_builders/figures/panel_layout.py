@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataset_builders.figures.gutters import STRAIGHT, Grey, Gutter, find_gutters, is_small, split, trim
+from dataset_builders.figures.gutters import Grey, Gutter, find_gutters, is_small, split, trim
 from dataset_builders.figures.letters import PanelLetter
 from dataset_builders.figures.panel_boxes import Box, Panel, area, bounds, intersection, reading_order
 
 EVEN_RING = 40  # range of grey around a letter that lies on plain ground
 NEAR = 0.05  # distance of letter and gutter that halves the trust in a cut, as a share of the longer side
 WIDE = 0.03  # gutters of this share of the longer side, or more, are as wide as can be
+MAX_SIDES = 12  # how many cuts that part off no letter are tried
 REACH = 0.6  # how far a letter may stand over the gutter before its panel, in heights of the letter
 
 
@@ -32,24 +33,22 @@ def erase(grey: Grey, letters: Sequence[PanelLetter]) -> Grey:
     for letter in letters:
         left, top, right, bottom = letter.box
         height = bottom - top
-        wide = _inside((left - height, top - height // 3 - 1, right + height, bottom + height // 3 + 1), grey)
-        tight = _inside((left - 2, top - 2, right + 2, bottom + 2), grey)
-        for box in (wide, tight):
-            ring = _ring(grey, box)
-            if int(ring.max()) - int(ring.min()) <= EVEN_RING or box == tight:
-                clean[box[1] : box[3], box[0] : box[2]] = int(np.median(ring))
-                break
+        wide = left - height, top - height // 3 - 1, right + height, bottom + height // 3 + 1
+        ring = _ring(grey, wide)
+        if int(ring.max()) - int(ring.min()) > EVEN_RING:
+            wide = left - 2, top - 2, right + 2, bottom + 2
+            ring = _ring(grey, wide)
+        clean[max(wide[1], 0) : wide[3], max(wide[0], 0) : wide[2]] = int(np.median(ring))
     return clean
 
 
-def _inside(box: Box, grey: Grey) -> Box:
-    height, width = grey.shape
-    return max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
-
-
 def _ring(grey: Grey, box: Box) -> Grey:
-    part = grey[box[1] : box[3], box[0] : box[2]]
-    return np.concatenate((part[0], part[-1], part[:, 0], part[:, -1]))
+    """Return the pixels along the sides of a box that lie in the image; white where none do."""
+    left, top, right, bottom = box
+    columns, rows = slice(max(left, 0), right), slice(max(top, 0), bottom)
+    sides = [grey[row, columns] for row in (top, bottom - 1) if 0 <= row < grey.shape[0]]
+    sides += [grey[rows, column] for column in (left, right - 1) if 0 <= column < grey.shape[1]]
+    return np.concatenate(sides) if sides else np.full(1, 255, np.uint8)
 
 
 def divide(grey: Grey, letters: Sequence[PanelLetter], *, forced: bool) -> list[Panel]:
@@ -63,7 +62,7 @@ def divide(grey: Grey, letters: Sequence[PanelLetter], *, forced: bool) -> list[
     left, top, right, bottom = bounds(boxes)
     ends = bounds([whole, *boxes])
     corner = _Corner(at_bottom=ends[3] - bottom < top - ends[1], at_right=ends[2] - right < left - ends[0])
-    return _Divider(grey, corner, forced).panels((0, 0, width, height), letters)
+    return _Divider(grey, corner, forced).panels(whole, letters)
 
 
 class _Divider:
@@ -77,7 +76,9 @@ class _Divider:
         """Return the panels of a region that holds these letters."""
         if len(letters) == 1:
             box = trim(self._grey, region)
-            return [] if is_small(box, self._side) else [Panel(box=box, letter=letters[0].letter, score=letters[0].score)]
+            return (
+                [] if is_small(box, self._side) else [Panel(box=box, letter=letters[0].letter, score=letters[0].score)]
+            )
         gutters = [*find_gutters(self._grey, region, 0), *find_gutters(self._grey, region, 1)]
         cut = self._best(gutters, letters) or self._after_trimming(gutters, region, letters)
         if cut is None:
@@ -96,9 +97,11 @@ class _Divider:
     def _best(self, gutters: Sequence[Gutter], letters: Sequence[PanelLetter]) -> Gutter | None:
         """Return the gutter that tells letters apart best."""
         trust = {gutter: self._trust(gutter, letters) for gutter in gutters}
-        return max(trust, key=lambda gutter: (trust[gutter], gutter.width), default=None) if any(
-            value > 0 for value in trust.values()
-        ) else None
+        return (
+            max(trust, key=lambda gutter: (trust[gutter], gutter.width), default=None)
+            if any(value > 0 for value in trust.values())
+            else None
+        )
 
     def _trust(self, gutter: Gutter, letters: Sequence[PanelLetter]) -> float:
         """Return how well a gutter lies between letters; 0 when all are at one side of it."""
@@ -111,8 +114,7 @@ class _Divider:
         else:
             distance = min(_extent(letter.box, gutter.axis)[0] - gutter.stop for letter in after)
         near = math.exp2(-max(distance, 0) / (NEAR * self._side))
-        straight = max(gutter.before, gutter.after) >= STRAIGHT
-        return near + 0.6 * min(gutter.width / (WIDE * self._side), 1.0) + 0.4 * straight
+        return near + 0.6 * min(gutter.width / (WIDE * self._side), 1.0) + 0.4 * gutter.is_hard
 
     def _after_trimming(
         self, gutters: Sequence[Gutter], region: Box, letters: Sequence[PanelLetter]
@@ -122,7 +124,7 @@ class _Divider:
         for gutter in gutters:
             before, after = split(region, gutter)
             sides.append(before if not self._is_after(letters[0], gutter) else after)
-        for side in sorted(sides, key=area, reverse=True):
+        for side in sorted(sides, key=area, reverse=True)[:MAX_SIDES]:
             inner = [*find_gutters(self._grey, side, 0), *find_gutters(self._grey, side, 1)]
             if self._best(inner, letters):
                 return side

@@ -11,7 +11,7 @@ import numpy as np
 
 from clipmed.images import ArrayHWC
 from dataset_builders.figures.config import PanelConfig
-from dataset_builders.figures.gutters import WHITE, Grey, cut_pieces, find_gutters, trim
+from dataset_builders.figures.gutters import WHITE, Grey, cut_pieces
 from dataset_builders.figures.letters import find_letters
 from dataset_builders.figures.panel_boxes import Panel, reading_order, scaled
 from dataset_builders.figures.panel_layout import divide, erase, fill_letters
@@ -19,6 +19,8 @@ from dataset_builders.figures.panel_layout import divide, erase, fill_letters
 __all__ = ["GutterDetector", "Panel", "PanelDetector", "open_detector"]
 
 WORK_SIDE = 1024  # longest side, in pixels, at which gutters and letters are looked for
+
+MIN_WHITE = 0.05  # share of white from which letters are looked for in figures that gutters alone do not cut
 
 
 class PanelDetector(Protocol):
@@ -67,9 +69,9 @@ def _working_copy(image: ArrayHWC) -> Grey:
 def _find(grey: Grey, expected: Sequence[str]) -> list[Panel]:
     """Return the panels of a working copy, boxes in its pixels, in no order."""
     pieces = cut_pieces(grey)
-    if len(pieces) == 1 and not expected and not _has_white_gutter(grey):
+    if len(pieces) == 1 and not expected and float((grey >= WHITE).mean()) < MIN_WHITE:
         return []
-    letters = find_letters(grey, expected)
+    letters = find_letters(grey, expected, compound=len(pieces) > 1)
     if letters:
         clean = erase(grey, letters)
         pieces = cut_pieces(clean)
@@ -80,12 +82,6 @@ def _find(grey: Grey, expected: Sequence[str]) -> list[Panel]:
     if len(expected) == len(pieces):
         return [Panel(box=box, letter=letter, score=0.6) for box, letter in zip(ordered, expected, strict=True)]
     return [Panel(box=box, score=0.8) for box in ordered]
-
-
-def _has_white_gutter(grey: Grey) -> bool:
-    whole = trim(grey, (0, 0, grey.shape[1], grey.shape[0]))
-    gutters = [*find_gutters(grey, whole, 0), *find_gutters(grey, whole, 1)]
-    return any(gutter.level >= WHITE and gutter.width >= 0.01 * max(grey.shape) for gutter in gutters)
 
 
 def _alphabet(panels: Sequence[Panel]) -> str:

@@ -75,7 +75,7 @@ def read_package(path: Path, limits: MediaLimits) -> Package:
         if isinstance(error, ItemRejectedError):
             raise
         detail = printable(f"{path.name}: {type(error).__name__}: {error}")
-        raise ItemRejectedError(Stage.SOURCE, RejectReason.PACKAGEUNREADABLE, detail) from error
+        raise ItemRejectedError(Stage.SOURCE, RejectReason.PACKAGE_UNREADABLE, detail) from error
 
 
 def _read_members(tar: tarfile.TarFile, limits: MediaLimits) -> Package:
