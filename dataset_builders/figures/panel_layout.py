@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ EVEN_RING = 40  # range of grey around a letter that lies on plain ground
 NEAR = 0.05  # distance of letter and gutter that halves the trust in a cut, as a share of the longer side
 WIDE = 0.03  # gutters of this share of the longer side, or more, are as wide as can be
 MAX_SIDES = 12  # how many cuts that part off no letter are tried
+AGREEING_COUNTED = 0.5  # the same where there are as many pieces as the caption names panels
+AGREEING = 0.7  # share of letters that must stand where their place in the alphabet says
+UNREAD = 0.7  # score of panels whose letter follows from its place alone
 REACH = 0.6  # how far a letter may stand over the gutter before its panel, in heights of the letter
 
 
@@ -150,12 +154,81 @@ def _extent(box: Box, axis: int) -> tuple[int, int]:
     return (box[1], box[3]) if axis == 0 else (box[0], box[2])
 
 
-def fill_letters(panels: Sequence[Panel], pieces: Sequence[Box], alphabet: Sequence[str]) -> list[Panel]:
+def label_pieces(pieces: Sequence[Box], letters: Sequence[PanelLetter], expected: Sequence[str]) -> list[Panel]:
+    """Return the pieces of a figure with letters by their place, when the letters that were read agree with it.
+
+    In a figure whose pieces are its panels, the n-th letter stands at the n-th piece, row by row or column by column.
+    Some letters may disagree: they were misread, and unread ones follow from their place. None where too many do, or
+    where the caption names another number of panels.
+    """
+    if len(pieces) < 2 or (len(pieces) != len(expected) if expected else len(letters) < 2):
+        return []
+    alphabet = _alphabet(letters[0].letter if letters else expected[0], expected)
+    if len(pieces) > len(alphabet):
+        return []
+    at = [_piece_of(letter, pieces) for letter in letters]
+    orders = reading_order(pieces), _column_order(pieces)
+    agreeing = [
+        sum(alphabet[order.index(one)] == two.letter for one, two in zip(at, letters, strict=True)) for order in orders
+    ]
+    order = orders[int(agreeing[1] > agreeing[0])]
+    needed = AGREEING_COUNTED * len(letters) if expected else max(AGREEING * len(letters), 2)
+    if max(agreeing) < needed:
+        return []
+    score = {letter.letter: letter.score for letter in letters}
+    return [
+        Panel(box=pieces[index], letter=letter, score=score.get(letter, UNREAD))
+        for index, letter in zip(order, alphabet, strict=False)
+    ]
+
+
+def letter_pieces(pieces: Sequence[Box], letters: Sequence[PanelLetter]) -> list[Panel]:
+    """Return the pieces of a figure, each with the surest letter that stands at it, or with none."""
+    best: dict[int, PanelLetter] = {}
+    for letter in letters:
+        index = _piece_of(letter, pieces)
+        best[index] = max(best.get(index, letter), letter, key=lambda one: one.score)
+    return [
+        Panel(box=box, letter=best[index].letter if index in best else "", score=UNREAD)
+        for index, box in enumerate(pieces)
+    ]
+
+
+def is_complete(letters: Sequence[PanelLetter], expected: Sequence[str]) -> bool:
+    """Whether no letter is missing: of those that the caption names, or between the first and the last read."""
+    if not letters:
+        return False
+    return [letter.letter for letter in letters] == _alphabet(letters[0].letter, expected)[
+        : len(expected) or len(letters)
+    ]
+
+
+def _alphabet(example: str, expected: Sequence[str]) -> list[str]:
+    """Return the letters that panels can have, in order and in the case of an example."""
+    return [name.upper() if example.isupper() else name.lower() for name in expected or string.ascii_uppercase]
+
+
+def _column_order(pieces: Sequence[Box]) -> list[int]:
+    return reading_order([(top, left, bottom, right) for left, top, right, bottom in pieces])
+
+
+def _piece_of(letter: PanelLetter, pieces: Sequence[Box]) -> int:
+    """Return the index of the piece that a letter lies in, or whose upper left corner is the nearest."""
+    left, top, right, bottom = letter.box
+    middle = (left + right) / 2, (top + bottom) / 2
+    for index, box in enumerate(pieces):
+        if box[0] <= middle[0] < box[2] and box[1] <= middle[1] < box[3]:
+            return index
+    return min(range(len(pieces)), key=lambda index: math.dist(middle, pieces[index][:2]))
+
+
+def fill_letters(panels: Sequence[Panel], pieces: Sequence[Box], expected: Sequence[str]) -> list[Panel]:
     """Split panels that hold several pieces of the figure where unread letters of the alphabet account for them.
 
     `pieces` are the pictures that gutters show. A panel with k pieces is split when the letters around its own that
     nobody else has are enough, and either the caption's letters are used up by it or all other panels are one piece.
     """
+    alphabet = _alphabet(panels[0].letter, expected)
     inside = [_within(panel.box, pieces) for panel in panels]
     taken = {panel.letter for panel in panels}
     found: list[Panel] = []

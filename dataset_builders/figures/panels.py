@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -14,7 +13,7 @@ from dataset_builders.figures.config import PanelConfig
 from dataset_builders.figures.gutters import WHITE, Grey, cut_pieces
 from dataset_builders.figures.letters import find_letters
 from dataset_builders.figures.panel_boxes import Panel, reading_order, scaled
-from dataset_builders.figures.panel_layout import divide, erase, fill_letters
+from dataset_builders.figures.panel_layout import divide, erase, fill_letters, is_complete, label_pieces, letter_pieces
 
 __all__ = ["GutterDetector", "Panel", "PanelDetector", "open_detector"]
 
@@ -72,20 +71,16 @@ def _find(grey: Grey, expected: Sequence[str]) -> list[Panel]:
     if len(pieces) == 1 and not expected and float((grey >= WHITE).mean()) < MIN_WHITE:
         return []
     letters = find_letters(grey, expected, compound=len(pieces) > 1)
-    if letters:
-        clean = erase(grey, letters)
-        pieces = cut_pieces(clean)
+    clean = erase(grey, letters)
+    pieces = cut_pieces(clean) if letters else pieces
+    labelled = label_pieces(pieces, letters, expected)
+    if labelled or len(letters) < 2:
+        return labelled or letter_pieces(pieces, letters)
+    if is_complete(letters, expected) or len(pieces) <= len(letters):
         panels = divide(clean, letters, forced=len(expected) > 1)
         if len(panels) > 1:
-            return fill_letters(panels, pieces, expected or _alphabet(panels))
-    ordered = [pieces[index] for index in reading_order(pieces)]
-    if len(expected) == len(pieces):
-        return [Panel(box=box, letter=letter, score=0.6) for box, letter in zip(ordered, expected, strict=True)]
-    return [Panel(box=box, score=0.8) for box in ordered]
-
-
-def _alphabet(panels: Sequence[Panel]) -> str:
-    return string.ascii_uppercase if panels[0].letter.isupper() else string.ascii_lowercase
+            return fill_letters(panels, pieces, expected)
+    return letter_pieces(pieces, letters)
 
 
 def open_detector(config: PanelConfig) -> PanelDetector | None:

@@ -153,7 +153,7 @@ def _leading_spans(caption: str, markers: Sequence[_Marker]) -> list[tuple[int, 
 
 def _trailing_spans(caption: str, markers: Sequence[_Marker]) -> list[tuple[int, int]]:
     """From the end of the marker before, or of the sentence before, to the marker; the last part takes its sentence."""
-    spans = []
+    spans: list[tuple[int, int]] = []
     begin = 0
     ends = [end for _, end in sentence_spans(caption)]
     for marker in markers:

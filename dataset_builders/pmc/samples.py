@@ -116,7 +116,7 @@ class SampleMaker:
         stored = image.stored()
         modality = caption_modality(f"{figure.caption} {figure.group_caption}")
         whole = self._sample(graphic, item, stored, captions, modality)
-        facts = {"num_panels": sum(isinstance(made, Sample) for _, made in panel_samples)}
+        facts: dict[str, Any] = {"num_panels": sum(isinstance(made, Sample) for _, made in panel_samples)}
         facts |= self._kind(image)
         facts |= {"panels": sorted({letter for part in parts for letter in part.letters})}
         facts |= {"mentions": _mention_list(figure.mentions[: self._config.mentions.max_mentions])}
