@@ -98,6 +98,7 @@ def measure(folder: Path, figures: Path | None, num_articles: int, rounds: int) 
             counts[name] = run(folder / f"{name}-{number}")
             times[name] += [time.process_time() - start] if number else []  # the first round only warms up
     rates = {name: len(used) / statistics.median(seconds) for name, seconds in times.items()}
+    spool_bytes = sum(path.stat().st_size for path in (folder / f"bare-{rounds}").rglob("*") if path.is_file())
     write_packages(folder / "more", images, 4 * num_articles)
     peaks = [peak_mb(folder / name) for name in ("packages", "more")]
     return {
@@ -107,6 +108,7 @@ def measure(folder: Path, figures: Path | None, num_articles: int, rounds: int) 
         "samples": counts["bare"]["samples"],
         "drawn": figures is None,
         "mean_figure_kb": sum(map(len, used)) / len(used) / 1000,
+        "spool_share": spool_bytes / sum(map(len, used)),
         "figures_per_s_per_core": rates["bare"],
         "decode_limit_figures_per_s": rates["limit"],
         "fraction_of_decode_limit": rates["bare"] / rates["limit"],

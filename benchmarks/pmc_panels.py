@@ -162,7 +162,9 @@ def _real(detector: PanelDetector, folder: Path) -> dict[str, float]:
     _row("real", plain)
     _row("real, hinted", hinted)
     compound = {name for name, _, _ in figures}
-    paths = [path for path in sorted(folder.glob("medpix/images/*.jpg")) if str(path.relative_to(folder)) not in compound]
+    paths = [
+        path for path in sorted(folder.glob("medpix/images/*.jpg")) if str(path.relative_to(folder)) not in compound
+    ]
     kept, kept_ms = single_kept(detector, (np.asarray(Image.open(path).convert("RGB")) for path in paths))
     result = {f"real_{name}": share for name, share in plain.figures().items()}
     result |= {f"real_hinted_{name}": share for name, share in hinted.figures().items()}

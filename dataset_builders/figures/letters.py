@@ -25,6 +25,8 @@ GLYPH_SIDE = 16  # glyphs are compared as pictures of this many pixels
 DARK, BRIGHT = 110, 175  # grey below and above which pixels may be ink
 MIN_HEIGHT, MAX_HEIGHT = 0.009, 0.07  # of a letter, as a share of the figure's longer side
 MAX_GLYPHS = 160
+MAX_READINGS = 8  # glyphs that are tried for one letter
+MAX_GAP = 4  # steps in the alphabet from one letter read to the next
 GOOD = 0.66  # similarity to a drawn letter, from 0 to 1, from which a reading speaks for the letter
 BAR = 0.1  # what glyphs that are hardly more than a stroke lose: I, l, 1, a tick, a bracket
 MISSING = -0.5  # what a gap in the sequence costs
@@ -234,10 +236,11 @@ def _tight(page: Grey) -> Floats:
 def _best_sequence(readings: Sequence[_Reading], alphabet: str) -> tuple[float, list[_Reading]]:
     """Return the most convincing run of letters of one height, with its total."""
     best: tuple[float, list[_Reading]] = (0.0, [])
+    readings = sorted(readings, key=lambda reading: (-reading.score, reading.box))
     firsts = [one for one in readings if one.letter in alphabet[:2] and one.score > GOOD - 0.05]
     for size in _sizes(firsts):
         fitting = [one for one in readings if abs(math.log(one.cap_height / size)) < 0.17]
-        columns = [[one for one in fitting if one.letter == letter] for letter in alphabet]
+        columns = [[one for one in fitting if one.letter == letter][:MAX_READINGS] for letter in alphabet]
         best = max(best, _viterbi(columns), key=lambda found: found[0])
     return best
 
@@ -245,7 +248,7 @@ def _best_sequence(readings: Sequence[_Reading], alphabet: str) -> tuple[float, 
 def _sizes(firsts: Sequence[_Reading]) -> list[float]:
     """Return the different heights of the best readings, at most eight."""
     sizes: list[float] = []
-    for one in sorted(firsts, key=lambda reading: (-reading.score, reading.box)):
+    for one in firsts:
         if all(abs(math.log(one.cap_height / size)) > 0.05 for size in sizes):
             sizes.append(one.cap_height)
     return sizes[:8]
@@ -262,7 +265,7 @@ def _viterbi(columns: Sequence[Sequence[_Reading]]) -> tuple[float, list[_Readin
             longer = (
                 (total + gain + MISSING * (number - last - 1) + _relation(path[-1], one), number, (*path, one))
                 for total, last, path in paths
-                if all(used.box != one.box for used in path)
+                if number - last <= MAX_GAP and all(used.box != one.box for used in path)
             )
             new.append(max((start, *longer), key=lambda path: path[0]))
         paths += new

@@ -20,6 +20,7 @@ MAX_SIDES = 12  # how many cuts that part off no letter are tried
 AGREEING_COUNTED = 0.5  # the same where there are as many pieces as the caption names panels
 AGREEING = 0.7  # share of letters that must stand where their place in the alphabet says
 UNREAD = 0.7  # score of panels whose letter follows from its place alone
+FORCED_SPREAD = 32.0  # deviation of grey along a line up to which a forced cut may go through it
 REACH = 0.6  # how far a letter may stand over the gutter before its panel, in heights of the letter
 
 
@@ -147,7 +148,8 @@ class _Divider:
                 if start - stop > 0.05 * self._side and len(lines):
                     line = stop + int(np.flatnonzero(lines <= lines.min() + 1)[-1])
                     found.append((float(lines.min()), Gutter(0 if axis == 0 else 1, line, line + 1, 255.0, 0.0, 0.0)))
-        return min(found, key=lambda pair: pair[0])[1] if found else None
+        spread, cut = min(found, key=lambda pair: pair[0], default=(math.inf, None))
+        return cut if spread <= FORCED_SPREAD else None
 
 
 def _extent(box: Box, axis: int) -> tuple[int, int]:
@@ -228,6 +230,8 @@ def fill_letters(panels: Sequence[Panel], pieces: Sequence[Box], expected: Seque
     `pieces` are the pictures that gutters show. A panel with k pieces is split when the letters around its own that
     nobody else has are enough, and either the caption's letters are used up by it or all other panels are one piece.
     """
+    if not panels:
+        return []
     alphabet = _alphabet(panels[0].letter, expected)
     inside = [_within(panel.box, pieces) for panel in panels]
     taken = {panel.letter for panel in panels}

@@ -76,11 +76,15 @@ def _find(grey: Grey, expected: Sequence[str]) -> list[Panel]:
     labelled = label_pieces(pieces, letters, expected)
     if labelled or len(letters) < 2:
         return labelled or letter_pieces(pieces, letters)
+    lettered = letter_pieces(pieces, letters)
+    divided = fill_letters(divide(clean, letters, forced=len(expected) > 1), pieces, expected)
+    if len(divided) < 2:
+        return lettered
     if is_complete(letters, expected) or len(pieces) <= len(letters):
-        panels = divide(clean, letters, forced=len(expected) > 1)
-        if len(panels) > 1:
-            return fill_letters(panels, pieces, expected)
-    return letter_pieces(pieces, letters)
+        return divided
+    if expected and abs(len(divided) - len(expected)) < abs(len(lettered) - len(expected)):
+        return divided
+    return lettered
 
 
 def open_detector(config: PanelConfig) -> PanelDetector | None:

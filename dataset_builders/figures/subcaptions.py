@@ -10,7 +10,7 @@ from typing import Protocol
 from dataset_builders.figures.config import PanelConfig
 from dataset_builders.pmc.mentions import expand_letters, sentence_spans
 
-_DASH = r"[-‐-―−]"
+_DASH = r"[-‐-―−~]"
 _GROUP = rf"[A-Za-z](?:\s?(?:{_DASH}|,|&|/|\band\b|,\s?and\b)\s?[A-Za-z](?![A-Za-z]))*"
 # In the order in which they are believed: parentheses, then a letter with a mark behind it.
 _STYLES = (
