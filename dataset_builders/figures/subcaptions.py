@@ -8,23 +8,24 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dataset_builders.figures.config import PanelConfig
-from dataset_builders.pmc.mentions import expand_letters, sentence_spans
+from dataset_builders.figures.prose import expand_letters, sentence_spans
 
 _DASH = r"[-‐-―−~]"
 _GROUP = rf"[A-Za-z](?:\s?(?:{_DASH}|,|&|/|\band\b|,\s?and\b)\s?[A-Za-z](?![A-Za-z]))*"
 # In the order in which they are believed: parentheses, then a letter with a mark behind it.
 _STYLES = (
-    re.compile(rf"(?<![\w(])\(\s?({_GROUP})\s?[.:]?\s?\)(?!\w)"),
+    re.compile(rf"(?:(?<!\w)|(?<=[a-z])(?=\([A-Z]))\((?:[Pp]anels?\s)?\s?({_GROUP})\s?[.:]?\s?\)(?!\w)"),
     re.compile(rf"(?:(?<=^)|(?<=[.;:,]\s)|(?<=\s))({_GROUP})\)(?=[\s,.:])"),
     re.compile(rf"(?:(?<=^)|(?<=[.;:]\s))((?:[Pp]anels?\s)?{_GROUP})[:.](?=\s)"),
     re.compile(rf"(?:(?<=^)|(?<=[.;]\s))([Pp]anels?\s{_GROUP})(?=\s)"),
     re.compile(rf"(?:(?<=^)|(?<=[.;]\s))([A-Z](?:\s?(?:{_DASH}|&|and)\s?[A-Z])*),(?=\s)"),
 )
+_DANGLING = re.compile(r"(?:^|(?<=[.;:]\s))[Pp]anels?\s*$")
 _PANEL_WORD = re.compile(r"^[Pp]anels?\s")
 # A letter behind one of these is part of a name or refers to another figure.
 _NAME_BEFORE = re.compile(
     r"(?:\b(?:vitamins?|hepatitis|groups?|types?|class|classes|stages?|grade|influenza|factors?|protein|phase|arm|patients?|"
-    r"cases?|strains?|clones?|lanes?|eq|eqs|equations?|tables?|sections?|appendix|figs?|figures?|refs?)\.?\s?\d*\s?|\d)$",
+    r"cases?|strains?|clones?|equations?|tables?|sections?|appendix|figures?|(?:eqs?|figs?|refs?)\.?)\s?\d*\s?|\d)$",
     re.I,
 )
 _TAIL = re.compile(
@@ -118,10 +119,11 @@ def _parts(caption: str, markers: Sequence[_Marker]) -> list[Subcaption]:
     whole = ord(letters[-1]) - ord("A") + 1 == len(letters)
     trailing = _is_trailing(caption, markers)
     spans = _trailing_spans(caption, markers) if trailing else _leading_spans(caption, markers)
-    preamble = "" if trailing else caption[: markers[0].start].strip()
+    preamble = "" if trailing else caption[: spans[0][0]].strip()
     found = []
     for marker, (start, end) in zip(markers, spans, strict=True):
-        own = (caption[start : marker.start] + caption[marker.end : end]).strip(" ;,:")
+        before = caption[start : marker.start] if trailing else ""
+        own = " ".join((before + caption[marker.end : end]).split()).strip(" ;,:")
         text = " ".join(filter(None, (preamble, own)))
         if any(character.isalnum() for character in own):
             confidence = _SURE if whole else _UNSURE
@@ -141,7 +143,7 @@ def _is_trailing(caption: str, markers: Sequence[_Marker]) -> bool:
 
 def _leading_spans(caption: str, markers: Sequence[_Marker]) -> list[tuple[int, int]]:
     """From each marker to the next; the last part ends before what is said of all."""
-    starts = [marker.start for marker in markers]
+    starts = [_with_its_word(caption, marker.start) for marker in markers]
     last = caption[starts[-1] :]
     end = len(caption)
     for start, _ in sentence_spans(last)[1:]:
@@ -149,6 +151,12 @@ def _leading_spans(caption: str, markers: Sequence[_Marker]) -> list[tuple[int, 
             end = starts[-1] + start
             break
     return list(zip(starts, [*starts[1:], end], strict=True))
+
+
+def _with_its_word(caption: str, start: int) -> int:
+    """Where the word "Panel" before a marker begins; the marker's own start where there is none."""
+    found = _DANGLING.search(caption[:start])
+    return found.start() if found else start
 
 
 def _trailing_spans(caption: str, markers: Sequence[_Marker]) -> list[tuple[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from clipmed.records import Modality
-from dataset_builders.pmc.mentions import expand_letters
+from dataset_builders.figures.prose import expand_letters
 
 # Abbreviations count only in capitals: "ct" is also a cycle threshold, "pet" an animal, "oct" a month.
 _WORDS: dict[Modality, tuple[str, ...]] = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from lxml import etree
 
+from dataset_builders.figures.prose import expand_letters, sentence_spans
 from dataset_builders.pmc.config import MentionConfig
 from dataset_builders.pmc.xmltext import local_name, marked_text, text_of
 
@@ -22,10 +23,6 @@ _LETTERS = rf"[A-Za-z](?:\s*(?:{_DASH}|,|&|/|and|to)\s*[A-Za-z](?![A-Za-z]))*"
 _CAPITALS = _LETTERS.replace("[A-Za-z]", "[A-Z]", 1)  # behind a space, "a" is a word
 _PANELS = re.compile(rf"(?<!\d)(\d+)(?:\s?\(({_LETTERS})\)|({_LETTERS})(?![A-Za-z])|\s({_CAPITALS})(?![A-Za-z]))")
 _PANEL_TEXT_AFTER = 24
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\])”’\"']*\s+(?=[\[(“‘\"']*[A-Z0-9])")
-_ABBREVIATION = re.compile(
-    r"(?:\b(?:Figs?|Eqs?|Refs?|Nos?|Dr|al|vs|etc|ca|cf|approx|e\.g|i\.e|Suppl|Supp|Tab|Ext)|\b[A-Z])\.$"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,18 +107,6 @@ def cut_mention(mention: Mention, config: MentionConfig) -> str:
     return _cut_at_word(text[spans[first][0] : spans[last][1]].strip(), at - spans[first][0], config.max_chars)
 
 
-def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """Return (start, end) of each sentence; abbreviations such as "Fig." and initials do not end one."""
-    spans = []
-    start = 0
-    for match in _SENTENCE_END.finditer(text):
-        if not _ABBREVIATION.search(text[start : match.start()]):
-            spans.append((start, match.end()))
-            start = match.end()
-    spans.append((start, len(text)))
-    return spans
-
-
 def _cut_at_word(text: str, at: int, limit: int) -> str:
     if len(text) <= limit:
         return text
@@ -194,19 +179,3 @@ def _panels(text: str, starts: Sequence[int], number: int | None) -> tuple[str, 
                 letters += expand_letters(next(group for group in match.groups()[1:] if group))
                 break
     return tuple(sorted(set(letters)))
-
-
-def expand_letters(text: str) -> list[str]:
-    """Return the upper-case letters of "A", "A, C", "a–c" or "B and D"; ranges are filled.
-
-    >>> expand_letters("a–c, E")
-    ['A', 'B', 'C', 'E']
-    """
-    letters: list[str] = []
-    for part in re.split(r",|&|/|\band\b", text):
-        ends = [end.upper() for end in re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", part)]
-        if len(ends) == 2 and ends[0] <= ends[1]:
-            letters += [chr(code) for code in range(ord(ends[0]), ord(ends[1]) + 1)]
-        else:
-            letters += ends
-    return letters

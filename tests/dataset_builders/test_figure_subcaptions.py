@@ -1,0 +1,106 @@
+"""Captions of compound figures into their parts: every word somewhere, and nothing cut that is no list of panels."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dataset_builders.figures.config import LlmConfig, PanelConfig
+from dataset_builders.figures.subcaptions import RuleSplitter, open_splitter
+
+SPLITTER = RuleSplitter()
+
+
+def parts(caption: str) -> list[tuple[str, str]]:
+    return [("".join(part.letters), part.text) for part in SPLITTER.split(caption)]
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("(A) Axial CT. (B) Coronal CT.", [("A", "Axial CT."), ("B", "Coronal CT.")]),
+        ("(a) Axial CT; (b) coronal CT.", [("A", "Axial CT"), ("B", "coronal CT.")]),
+        ("A) Eruption on the back. B) Biopsy.", [("A", "Eruption on the back."), ("B", "Biopsy.")]),
+        ("A. Radiograph. B. MRI of the knee.", [("A", "Radiograph."), ("B", "MRI of the knee.")]),
+        ("A: radiograph. B: MRI.", [("A", "radiograph."), ("B", "MRI.")]),
+        ("Panel A shows the lesion. Panel B shows it later.", [("A", "shows the lesion."), ("B", "shows it later.")]),
+        ("A, Fundus photograph; B, angiogram.", [("A", "Fundus photograph"), ("B", "angiogram.")]),
+        (
+            "MRI of a 45-year-old man. (A) T1. (B, C) T2 before and after contrast.",
+            [("A", "MRI of a 45-year-old man. T1."), ("BC", "MRI of a 45-year-old man. T2 before and after contrast.")],
+        ),
+        ("(A–C) Three views. (D) A fourth.", [("ABC", "Three views."), ("D", "A fourth.")]),
+        ("(A~C) Three views. (D and E) Two more.", [("ABC", "Three views."), ("DE", "Two more.")]),
+        ("CT before (A) and after (B) treatment.", [("A", "CT before"), ("B", "and after treatment.")]),
+        ("Thyroid(A) Normal.(B) Graves disease.", [("A", "Thyroid Normal."), ("B", "Thyroid Graves disease.")]),
+        ("Scans. Panel (A) shows one. Panel (B) another.", [("A", "Scans. shows one."), ("B", "Scans. another.")]),
+        (
+            "Two mice. (A) Control group. (B) Treated group. Scale bar: 10 µm. *P < 0.05.",
+            [("A", "Two mice. Control group."), ("B", "Two mice. Treated group.")],
+        ),
+        ("(A) Scan. (B) Scan; see arrow in (A).", [("A", "Scan."), ("B", "Scan; see arrow in (A).")]),
+        ("(A) Slices (i) to (iii). (B) Volume.", [("A", "Slices (i) to (iii)."), ("B", "Volume.")]),
+    ],
+)  # fmt: skip
+def test_parts_and_their_letters(caption: str, expected: list[tuple[str, str]]):
+    assert parts(caption) == expected
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "",
+        "Axial CT of the chest.",
+        "Effect of vitamin A. Hepatitis B. and influenza A.",
+        "Patients of group A. were older than those of group B. in the trial.",
+        "Data from Fig. 2A, B and Fig. 3C.",
+        "Cornea (C), anterior chamber (AC), crystalline lens (L), iris (I) and angle (A).",
+        "(B) Fundus angiography shows leakage.",
+        "Curve of f(a) and f(b) over time.",
+        "(A) Only one panel has a letter.",
+        "Stage A: none. See Table B.",
+    ],
+)
+def test_captions_without_such_a_structure_stay_whole(caption: str):
+    assert parts(caption) == []
+
+
+def test_a_hole_in_the_letters_lowers_the_confidence():
+    whole = SPLITTER.split("(A) One. (B) Two. (C) Three.")
+    holed = SPLITTER.split("(A) One. (C) Three.")
+    assert [part.letters for part in holed] == [("A",), ("C",)]
+    assert max(part.confidence for part in holed) < min(part.confidence for part in whole)
+
+
+_TEXT = st.text(alphabet="abcdefgh MRICT0123456789.,;:()-–\n", max_size=60)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(_TEXT, min_size=1, max_size=6), st.sampled_from(["({})", "{})", "{}.", "{},", "{}:"]))
+def test_parts_are_spans_of_the_caption_that_do_not_overlap(texts: list[str], style: str):
+    caption = texts[0] + "".join(f" {style.format(chr(65 + n))} {text}" for n, text in enumerate(texts[1:]))
+    found = SPLITTER.split(caption)
+    for first, second in itertools.pairwise(found):
+        assert first.start < first.end <= second.start
+    for part in found:
+        assert set(re.findall(r"\w+", part.text)) <= set(re.findall(r"\w+", caption))
+        assert part.text.strip()
+        assert 0 < part.confidence <= 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.text(alphabet="lesion scan view", min_size=8, max_size=40).filter(str.strip), min_size=2, max_size=8)
+)
+def test_every_word_of_a_plain_list_is_in_its_own_part(texts: list[str]):
+    caption = " ".join(f"({chr(65 + number)}) {text.strip()}." for number, text in enumerate(texts))
+    assert [part.text for part in SPLITTER.split(caption)] == [" ".join(f"{text.strip()}.".split()) for text in texts]
+
+
+def test_the_config_names_the_splitter():
+    assert open_splitter(PanelConfig()).name == "rules"
+    assert open_splitter(PanelConfig(splitter="llm", llm=LlmConfig(model="m"))).name.startswith("rules+llm:m:")
