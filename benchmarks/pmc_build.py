@@ -49,7 +49,7 @@ from dataset_builders.figures.config import KindConfig, PanelConfig
 from dataset_builders.pmc import PmcConfig, build_pmc
 
 FIGURES_PER_ARTICLE = 3
-ARTICLES_PER_UNIT = 20
+ARTICLES_PER_UNIT = 60
 NUM_DRAWN = 48
 LONG_SIDES = (700, 2000)
 BIOMEDICA_FIGURES_PER_S = 1.85
