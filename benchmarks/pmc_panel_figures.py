@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from dataset_builders.phantoms.drawing import ANATOMIES, draw_phantom
 
 PICTURE_SIDE = 256  # phantoms are drawn at this size and scaled to their panels
 NUM_PICTURES = 24
-FACES = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSerif-Bold.ttf", "STIXGeneral.ttf")
 MARKS = ("{}", "({})", "{})", "{}.")
 Rng = np.random.Generator
 
@@ -50,8 +50,10 @@ class _Style:
 class FigureDrawer:
     """Draws figures; the n-th figure of a seed is always the same."""
 
-    def __init__(self, seed: int, num_pictures: int = NUM_PICTURES) -> None:
+    def __init__(self, seed: int, num_pictures: int = NUM_PICTURES, fonts: Sequence[Path] = ()) -> None:
+        """`fonts` are TrueType files for the letters; without any, they are in the face that Pillow carries."""
         self._seed = seed
+        self._fonts = fonts
         modalities = sorted(ANATOMIES)
         self._pictures = [
             draw_phantom(modalities[n % len(modalities)], "normal", np.random.default_rng([seed, n]), PICTURE_SIDE)
@@ -61,7 +63,7 @@ class FigureDrawer:
     def compound(self, number: int) -> DrawnFigure:
         """Return a figure of two to sixteen panels."""
         rng = np.random.default_rng([self._seed, 1, number])
-        style = _style(rng)
+        style = _style(rng, self._fonts)
         boxes, size = _layout(rng, style)
         page = Image.new("RGB", size, (style.ground,) * 3)
         alphabet = "ABCDEFGHIJKLMNOP" if style.upper else "abcdefghijklmnop"
@@ -102,10 +104,7 @@ class FigureDrawer:
         return box
 
 
-def _style(rng: Rng) -> _Style:
-    import matplotlib
-
-    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+def _style(rng: Rng, fonts: Sequence[Path]) -> _Style:
     height = int(rng.integers(16, 34))
     ground = int(rng.choice([255, 255, 255, 255, 0, 128]))
     return _Style(
@@ -115,10 +114,16 @@ def _style(rng: Rng) -> _Style:
         mark=str(rng.choice(MARKS)),
         upper=bool(rng.random() < 0.6),
         height=height,
-        face=ImageFont.truetype(fonts / str(rng.choice(FACES)), height),
+        face=ImageFont.truetype(fonts[int(rng.integers(len(fonts)))], height) if fonts else _own_face(height),
         plots=float(rng.choice([0.0, 0.0, 0.5, 1.0])),
         boxed=bool(rng.random() < 0.3),
     )
+
+
+def _own_face(height: int) -> ImageFont.FreeTypeFont:
+    face = ImageFont.load_default(height)
+    assert isinstance(face, ImageFont.FreeTypeFont)
+    return face
 
 
 def _layout(rng: Rng, style: _Style) -> tuple[list[Box], tuple[int, int]]:
@@ -151,20 +156,19 @@ def _layout(rng: Rng, style: _Style) -> tuple[list[Box], tuple[int, int]]:
 def _write_letter(page: Image.Image, style: _Style, box: Box, text: str) -> None:
     """Write a letter into a corner of a panel, or above its left corner."""
     draw = ImageDraw.Draw(page)
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=style.face)
+    left, top, right, bottom = (round(edge) for edge in draw.textbbox((0, 0), text, font=style.face))
     width, height, pad = right - left, bottom - top, 5
     if style.place == "outside":
-        corner, ground = (box[0], box[1] - height - 4), style.ground
+        x, y, ground = box[0], box[1] - height - 4, style.ground
     else:
         x = box[0] + pad if style.place.endswith("l") else box[2] - pad - width
         y = box[1] + pad if style.place.startswith("t") else box[3] - pad - height
-        corner = (x, y)
         ground = int(np.asarray(page.crop((x, y, x + width, y + height)).convert("L")).mean())
     fill = 0 if ground > 127 else 255
     if style.boxed and style.place != "outside":
-        frame = (corner[0] - 3, corner[1] - 3, corner[0] + width + 3, corner[1] + height + 3)
+        frame = (x - 3, y - 3, x + width + 3, y + height + 3)
         draw.rectangle(frame, fill=(255 - fill,) * 3)
-    draw.text((corner[0] - left, corner[1] - top), text, fill=(fill,) * 3, font=style.face)
+    draw.text((x - left, y - top), text, fill=(fill,) * 3, font=style.face)
 
 
 def _draw_plot(page: Image.Image, box: Box, rng: Rng) -> Box:

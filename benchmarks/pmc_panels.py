@@ -27,6 +27,7 @@ from dataset_builders.figures.panel_boxes import Panel, overlap
 from dataset_builders.figures.panels import PanelDetector, open_detector
 
 ANNOTATIONS = Path(__file__).resolve().parent.parent / "tests" / "dataset_builders" / "panels_real.json"
+FACES = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSerif-Bold", "STIXGeneral")
 LOOSE, STRICT = 0.5, 0.75
 
 
@@ -126,7 +127,7 @@ def main() -> None:
     options = parser.parse_args()
     detector = open_detector(PanelConfig())
     assert detector is not None
-    drawer = FigureDrawer(options.seed)
+    drawer = FigureDrawer(options.seed, fonts=_fonts())
     compounds = [drawer.compound(number) for number in range(options.figures)]
     result = {"name": "pmc_panels", "seed": options.seed, "figures": options.figures}
     result |= _drawn(detector, compounds)
@@ -134,10 +135,20 @@ def main() -> None:
     result |= {"single_kept": round(kept, 4), "single_ms": round(single_ms, 2)}
     if options.real:
         result |= _real(detector, options.real)
-    line = json.dumps(result)
     if options.save:
-        options.save.write_text(line + "\n", encoding="utf-8")
-    print(line)
+        options.save.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+
+
+def _fonts() -> list[Path]:
+    """Return faces that the reader of letters has not seen: matplotlib's, where it is installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("no matplotlib: letters are drawn in Pillow's face, which the reader of letters knows")
+        return []
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    return [folder / f"{name}.ttf" for name in FACES]
 
 
 def _drawn(detector: PanelDetector, compounds: Sequence[DrawnFigure]) -> dict[str, float]:
@@ -165,7 +176,7 @@ def _real(detector: PanelDetector, folder: Path) -> dict[str, float]:
     paths = [
         path for path in sorted(folder.glob("medpix/images/*.jpg")) if str(path.relative_to(folder)) not in compound
     ]
-    kept, kept_ms = single_kept(detector, (np.asarray(Image.open(path).convert("RGB")) for path in paths))
+    kept, _ = single_kept(detector, (np.asarray(Image.open(path).convert("RGB")) for path in paths))
     result = {f"real_{name}": share for name, share in plain.figures().items()}
     result |= {f"real_hinted_{name}": share for name, share in hinted.figures().items()}
     return result | {"real_figures": len(figures), "real_single_kept": round(kept, 4), "real_singles": len(paths)}

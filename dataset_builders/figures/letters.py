@@ -33,7 +33,8 @@ MISSING = -0.5  # what a gap in the sequence costs
 ALIGNED = 0.35  # what standing in line with the letter before gives
 DISORDER = -1.2  # what standing above and left of the letter before costs
 MIN_TOTAL = 1.4  # what a sequence must reach to be believed
-MIN_TOTAL_COMPOUND = 0.7  # the same where caption or gutters say that there are panels
+MIN_TOTAL_COMPOUND = 1.1  # the same where gutters show several panels
+MIN_TOTAL_EXPECTED = 0.7  # the same where the caption names the letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,11 @@ class _Reading:
 
 @dataclass(frozen=True, slots=True)
 class _Font:
-    """Drawn letters: their pictures (N, GLYPH_SIDE²) with mean 0 and norm 1, what they are, and their shapes."""
+    """Drawn letters, pen by pen: pictures (P * L, GLYPH_SIDE²) with mean 0 and norm 1, and their shapes (P * L,)."""
 
     pictures: Floats
-    letters: tuple[str, ...]
+    letters: str
+    """the L letters that every pen draws"""
     aspects: Floats
     """logarithm of width / height"""
     heights: Floats
@@ -83,10 +85,20 @@ PENS = (
 STEM = 18  # ends of strokes wider than this, in pixels of a letter 64 high, get no serifs
 
 
+def distinct_letters(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the panels that a caption names, each once, in alphabetical order.
+
+    >>> distinct_letters(["B", "A", "B"])
+    ('A', 'B')
+    """
+    return tuple(sorted(set(filter(None, names)), key=lambda name: (len(name), name.lower(), name)))
+
+
 def find_letters(grey: Grey, expected: Sequence[str] = (), *, compound: bool = False) -> list[PanelLetter]:
     """Return the panel letters of a figure, shape (H, W), in alphabetical order; none where no sequence convinces.
 
-    `expected` are the letters that the caption names; `compound` says that gutters show several panels. Work at about 1,000 pixels: letters below 8 pixels are not read.
+    `expected` are the letters that the caption names; `compound` says that gutters show several panels.
+    Work at about 1,000 pixels: letters below 8 pixels are not read.
     """
     glyphs = _glyphs(grey)
     if not glyphs:
@@ -95,13 +107,14 @@ def find_letters(grey: Grey, expected: Sequence[str] = (), *, compound: bool = F
     alphabets = [string.ascii_uppercase, string.ascii_lowercase]
     if expected:
         alphabets = [
-            "".join(dict.fromkeys(fold(letter) for letter in expected if letter)) for fold in (str.upper, str.lower)
+            "".join(dict.fromkeys(fold(name) for name in expected if len(name) == 1)) for fold in (str.upper, str.lower)
         ]
     best: tuple[float, list[_Reading]] = (0.0, [])
     for alphabet in alphabets:
         best = max(best, _best_sequence(readings, alphabet), key=lambda found: found[0])
     total, chosen = best
-    if len(chosen) < 2 or total < (MIN_TOTAL_COMPOUND if expected or compound else MIN_TOTAL):
+    needed = MIN_TOTAL_EXPECTED if expected else MIN_TOTAL_COMPOUND if compound else MIN_TOTAL
+    if len(chosen) < 2 or total < needed:
         return []
     return [PanelLetter(one.letter, one.box, min(max(one.score, 0.0), 1.0)) for one in chosen]
 
@@ -116,7 +129,7 @@ def _glyphs(grey: Grey) -> list[tuple[Box, bool]]:
     for dark in (True, False):
         mask = cv2.threshold(grey, DARK if dark else BRIGHT, 1, cv2.THRESH_BINARY_INV if dark else cv2.THRESH_BINARY)[1]
         stats = cv2.connectedComponentsWithStats(mask, connectivity=8)[2][1:]
-        left, top, width, height, ink = stats.T
+        width, height, ink = stats.T[2:]
         plausible = (height <= 1.3 * high) & (height >= 0.6 * low) & (width <= 2 * high) & (ink >= 8)
         stats = stats[plausible]
         keep = _alone(stats) & (stats[:, 3] >= low) & (stats[:, 3] <= high)
@@ -150,20 +163,16 @@ def _read(grey: Grey, glyphs: Sequence[tuple[Box, bool]]) -> list[_Reading]:
     pictures = np.stack([_picture(_ink(grey, box, dark)) for box, dark in glyphs])
     aspects = np.array([math.log((box[2] - box[0]) / (box[3] - box[1])) for box, _ in glyphs], np.float32)
     scores = pictures @ font.pictures.T - 0.35 * np.abs(aspects[:, None] - font.aspects[None])
+    by_pen = scores.reshape(len(glyphs), len(PENS), -1)
+    pens, best = by_pen.argmax(axis=1), by_pen.max(axis=1)
+    best -= 0.5 * (best.max(axis=1, keepdims=True) - best)
     readings = []
-    for (box, _), row in zip(glyphs, scores, strict=True):
-        best: dict[str, int] = {}
-        for index in np.argsort(-row)[:24].tolist():
-            best.setdefault(font.letters[index], index)
-        top = float(row.max())
-        for letter, index in best.items():
-            score = (
-                float(row[index])
-                - 0.5 * (top - float(row[index]))
-                - (BAR if box[2] - box[0] < 0.35 * (box[3] - box[1]) else 0)
-            )
-            if score > GOOD - 0.15 and letter.isalpha():
-                readings.append(_Reading(letter, box, score, (box[3] - box[1]) / float(font.heights[index])))
+    for glyph, letter in np.argwhere(best > GOOD - 0.15).tolist():
+        if font.letters[letter].isalpha():
+            left, top, right, bottom = box = glyphs[glyph][0]
+            score = float(best[glyph, letter]) - (BAR if right - left < 0.35 * (bottom - top) else 0.0)
+            height = float(font.heights[pens[glyph, letter] * len(font.letters) + letter])
+            readings.append(_Reading(font.letters[letter], box, score, (bottom - top) / height))
     return readings
 
 
@@ -171,8 +180,7 @@ def _ink(grey: Grey, box: Box, dark: bool) -> Floats:
     """Return a glyph's ink, from 0 to 1."""
     crop = grey[box[1] : box[3], box[0] : box[2]].astype(np.float32)
     low, high = float(crop.min()), float(crop.max())
-    ink = (high - crop if dark else crop - low) / max(high - low, 1.0)
-    return ink
+    return (high - crop if dark else crop - low) / max(high - low, 1.0)
 
 
 def _picture(ink: Floats) -> Floats:
@@ -188,13 +196,14 @@ def _picture(ink: Floats) -> Floats:
 @lru_cache(maxsize=1)
 def _font() -> _Font:
     """Draw letters, and figures and signs as what else may stand alone, in sans and serif faces of several weights."""
+    letters = string.ascii_letters + string.digits + "+*#%?&"
     drawn = []
-    for style in PENS:
-        capital = _tight(_drawn("A", style)).shape[0]
-        for letter in string.ascii_letters + string.digits + "+*#%?&":
-            glyph = _tight(_drawn(letter, style))
-            drawn.append((_picture(glyph), letter, math.log(glyph.shape[1] / glyph.shape[0]), glyph.shape[0] / capital))
-    pictures, letters, aspects, heights = zip(*drawn, strict=True)
+    for pen in PENS:
+        capital = _tight(_drawn("A", pen)).shape[0]
+        for letter in letters:
+            glyph = _tight(_drawn(letter, pen))
+            drawn.append((_picture(glyph), math.log(glyph.shape[1] / glyph.shape[0]), glyph.shape[0] / capital))
+    pictures, aspects, heights = zip(*drawn, strict=True)
     return _Font(np.stack(pictures), letters, np.array(aspects, np.float32), np.array(heights, np.float32))
 
 
@@ -230,7 +239,7 @@ def _tight(page: Grey) -> Floats:
 
     stats = cv2.connectedComponentsWithStats((page > 127).astype(np.uint8), connectivity=8)[2][1:]
     left, top, width, height, _ = stats[int(np.argmax(stats[:, 4]))].tolist()
-    return page[top : top + height, left : left + width].astype(np.float32) / 255
+    return np.asarray(page[top : top + height, left : left + width] / 255, dtype=np.float32)
 
 
 def _best_sequence(readings: Sequence[_Reading], alphabet: str) -> tuple[float, list[_Reading]]:

@@ -52,24 +52,48 @@ def scaled(box: Box, factor: tuple[float, float], size: tuple[int, int]) -> Box:
 
 
 def reading_order(boxes: Sequence[Box]) -> list[int]:
-    """Return the indices of boxes row by row, from left to right.
+    """Return the indices of boxes as a page is read: row by row, and in a row column by column.
 
-    A box belongs to the row of the topmost box left when their heights overlap by half of the smaller; so a tall panel
-    beside a column of small ones comes first when it stands at the left, and the small ones follow from top to bottom.
+    Rows are parted where a horizontal line passes between boxes, else blocks where a vertical one does; columns that
+    share their rows are one block. So a tall panel at the left of a grid comes first, and the grid follows row by row.
 
     >>> reading_order([(50, 60, 90, 100), (50, 0, 90, 40), (0, 0, 40, 100)])
     [2, 1, 0]
     """
-    left = sorted(range(len(boxes)), key=lambda index: (boxes[index][1], boxes[index][0]))
-    order: list[int] = []
-    while left:
-        first = boxes[left[0]]
-        row = [index for index in left if _same_row(first, boxes[index])]
-        order += sorted(row, key=lambda index: (boxes[index][0], boxes[index][1]))
-        left = [index for index in left if index not in row]
-    return order
+    return _ordered(boxes, list(range(len(boxes))))
 
 
-def _same_row(first: Box, second: Box) -> bool:
-    shared = min(first[3], second[3]) - max(first[1], second[1])
-    return shared * 2 > min(first[3] - first[1], second[3] - second[1])
+def _ordered(boxes: Sequence[Box], chosen: list[int]) -> list[int]:
+    if len(chosen) < 2:
+        return chosen
+    groups = _bands(boxes, chosen, 1, 3)
+    if len(groups) == 1:
+        groups = _blocks(boxes, _bands(boxes, chosen, 0, 2))
+    if len(groups) == 1:
+        return sorted(chosen, key=lambda index: (boxes[index][1], boxes[index][0]))
+    return [index for group in groups for index in _ordered(boxes, group)]
+
+
+def _blocks(boxes: Sequence[Box], columns: Sequence[list[int]]) -> list[list[int]]:
+    """Return neighbouring columns joined where a horizontal line parts all that is in them."""
+    blocks = [columns[0]]
+    for column in columns[1:]:
+        if len(_bands(boxes, [*blocks[-1], *column], 1, 3)) > 1:
+            blocks[-1] = [*blocks[-1], *column]
+        else:
+            blocks.append(column)
+    return blocks
+
+
+def _bands(boxes: Sequence[Box], chosen: Sequence[int], low: int, high: int) -> list[list[int]]:
+    """Return boxes grouped where a line parts them along one axis; they may overlap it by a tenth of their length."""
+    groups: list[list[int]] = []
+    end = 0.0
+    for index in sorted(chosen, key=lambda index: (boxes[index][low], boxes[index][high], index)):
+        slack = (boxes[index][high] - boxes[index][low]) / 10
+        if groups and boxes[index][low] + slack < end:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+        end = max(end, boxes[index][high] - slack)
+    return groups

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
-from dataset_builders.figures.gutters import Grey, Gutter, find_gutters, is_small, split, trim
+from dataset_builders.figures.gutters import WHITE, Grey, Gutter, find_gutters, is_small, split, trim
 from dataset_builders.figures.letters import PanelLetter
 from dataset_builders.figures.panel_boxes import Box, Panel, area, bounds, intersection, reading_order
 
@@ -21,6 +22,7 @@ AGREEING_COUNTED = 0.5  # the same where there are as many pieces as the caption
 AGREEING = 0.7  # share of letters that must stand where their place in the alphabet says
 UNREAD = 0.7  # score of panels whose letter follows from its place alone
 FORCED_SPREAD = 32.0  # deviation of grey along a line up to which a forced cut may go through it
+PLOT_WHITE = 0.5  # share of white from which a panel is a plot
 REACH = 0.6  # how far a letter may stand over the gutter before its panel, in heights of the letter
 
 
@@ -57,7 +59,7 @@ def _ring(grey: Grey, box: Box) -> Grey:
 
 
 def divide(grey: Grey, letters: Sequence[PanelLetter], *, forced: bool) -> list[Panel]:
-    """Return a panel for each letter of a figure whose letters are erased; none where the letters cannot be cut apart.
+    """Return a panel for each letter of a figure whose letters are erased; fewer where the letters cannot be cut apart.
 
     `forced`: cut through the line with the least on it where there is no gutter between two letters.
     """
@@ -75,7 +77,7 @@ class _Divider:
         self._grey = grey
         self._corner = corner
         self._forced = forced
-        self._side = max(grey.shape)
+        self._side = int(max(grey.shape))
 
     def panels(self, region: Box, letters: Sequence[PanelLetter]) -> list[Panel]:
         """Return the panels of a region that holds these letters."""
@@ -119,7 +121,8 @@ class _Divider:
         else:
             distance = min(_extent(letter.box, gutter.axis)[0] - gutter.stop for letter in after)
         near = math.exp2(-max(distance, 0) / (NEAR * self._side))
-        return near + 0.6 * min(gutter.width / (WIDE * self._side), 1.0) + 0.4 * gutter.is_hard
+        wide = min(gutter.width / (WIDE * self._side), 1.0)
+        return near + 0.6 * wide + (0.4 if gutter.is_hard else 0.0)
 
     def _after_trimming(
         self, gutters: Sequence[Gutter], region: Box, letters: Sequence[PanelLetter]
@@ -143,7 +146,7 @@ class _Divider:
         for axis, offset in ((0, top), (1, left)):
             spread = part.std(axis=1 - axis, dtype=np.float32)
             extents = sorted(_extent(letter.box, axis) for letter in letters)
-            for (_, stop), (start, _) in zip(extents, extents[1:], strict=False):
+            for (_, stop), (start, _) in pairwise(extents):
                 lines = spread[stop - offset : start - offset]
                 if start - stop > 0.05 * self._side and len(lines):
                     line = stop + int(np.flatnonzero(lines <= lines.min() + 1)[-1])
@@ -194,6 +197,18 @@ def letter_pieces(pieces: Sequence[Box], letters: Sequence[PanelLetter]) -> list
         Panel(box=box, letter=best[index].letter if index in best else "", score=UNREAD)
         for index, box in enumerate(pieces)
     ]
+
+
+def with_surroundings(grey: Grey, panels: Sequence[Panel], divided: Sequence[Panel]) -> list[Panel]:
+    """Return panels that are plots, white for the most part, in their wider boxes: with ticks, titles and legends."""
+    wide = {panel.letter: panel.box for panel in divided}
+    found = []
+    for panel in panels:
+        left, top, right, bottom = panel.box
+        plot = float((grey[top:bottom, left:right] >= WHITE).mean()) > PLOT_WHITE
+        holds = intersection(wide.get(panel.letter, (0, 0, 0, 0)), panel.box) == area(panel.box)
+        found.append(replace(panel, box=wide[panel.letter]) if plot and holds else panel)
+    return found
 
 
 def is_complete(letters: Sequence[PanelLetter], expected: Sequence[str]) -> bool:

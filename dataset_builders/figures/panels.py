@@ -6,18 +6,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-import numpy as np
-
 from clipmed.images import ArrayHWC
 from dataset_builders.figures.config import PanelConfig
-from dataset_builders.figures.gutters import WHITE, Grey, cut_pieces
-from dataset_builders.figures.letters import find_letters
-from dataset_builders.figures.panel_boxes import Panel, reading_order, scaled
-from dataset_builders.figures.panel_layout import divide, erase, fill_letters, is_complete, label_pieces, letter_pieces
+from dataset_builders.figures.gutters import WHITE, Grey, cut_grid, cut_pieces, working_copy
+from dataset_builders.figures.letters import PanelLetter, distinct_letters, find_letters
+from dataset_builders.figures.panel_boxes import Box, Panel, reading_order, scaled
+from dataset_builders.figures.panel_layout import (
+    divide,
+    erase,
+    fill_letters,
+    is_complete,
+    label_pieces,
+    letter_pieces,
+    with_surroundings,
+)
 
 __all__ = ["GutterDetector", "Panel", "PanelDetector", "open_detector"]
-
-WORK_SIDE = 1024  # longest side, in pixels, at which gutters and letters are looked for
 
 MIN_WHITE = 0.05  # share of white from which letters are looked for in figures that gutters alone do not cut
 
@@ -43,26 +47,13 @@ class GutterDetector:
     def detect(self, image: ArrayHWC, expected: Sequence[str] = ()) -> list[Panel]:
         """Return the panels of a figure in reading order, boxes in pixels of `image`, shape (H, W, 3), RGB."""
         height, width = image.shape[:2]
-        grey = _working_copy(image)
+        grey = working_copy(image)
         factors = (width / grey.shape[1], height / grey.shape[0])
-        found = _find(grey, expected)
+        found = _find(grey, distinct_letters(expected))
         if len(found) < 2:
             return [Panel(box=(0, 0, width, height))]
         order = reading_order([panel.box for panel in found])
         return [replace(found[index], box=scaled(found[index].box, factors, (width, height))) for index in order]
-
-
-def _working_copy(image: ArrayHWC) -> Grey:
-    """Return the grey image, shape (H, W), at which gutters and letters are looked for."""
-    import cv2
-
-    height, width = image.shape[:2]
-    factor = WORK_SIDE / max(height, width)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    if factor < 1:
-        size = max(round(width * factor), 1), max(round(height * factor), 1)
-        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    return np.asarray(grey, dtype=np.uint8)
 
 
 def _find(grey: Grey, expected: Sequence[str]) -> list[Panel]:
@@ -74,21 +65,38 @@ def _find(grey: Grey, expected: Sequence[str]) -> list[Panel]:
     clean = erase(grey, letters)
     pieces = cut_pieces(clean) if letters else pieces
     labelled = label_pieces(pieces, letters, expected)
-    if labelled or len(letters) < 2:
+    if len(letters) < 2:
         return labelled or letter_pieces(pieces, letters)
-    lettered = letter_pieces(pieces, letters)
     divided = fill_letters(divide(clean, letters, forced=len(expected) > 1), pieces, expected)
+    if labelled:
+        return with_surroundings(grey, labelled, divided) if is_complete(letters, expected) else labelled
+    return _surest(clean, pieces, letters, divided, expected)
+
+
+def _surest(
+    clean: Grey, pieces: list[Box], letters: list[PanelLetter], divided: list[Panel], expected: Sequence[str]
+) -> list[Panel]:
+    """Return panels where the pieces of a figure are not its panels, or where not all of its letters were read."""
+    lettered = letter_pieces(pieces, letters)
+    if len(divided) > 1 and is_complete(letters, expected):
+        return divided
+    grid = label_pieces(cut_grid(clean, len(expected)), letters, expected) if expected else []
+    if grid:
+        return grid
     if len(divided) < 2:
         return lettered
-    if is_complete(letters, expected) or len(pieces) <= len(letters):
+    if len(pieces) <= len(letters):
         return divided
-    if expected and abs(len(divided) - len(expected)) < abs(len(lettered) - len(expected)):
-        return divided
-    return lettered
+    closer = abs(len(divided) - len(expected)) < abs(len(lettered) - len(expected))
+    return divided if expected and closer else lettered
 
 
 def open_detector(config: PanelConfig) -> PanelDetector | None:
     """Return the detector that a config names; None where figures stay whole."""
     if config.detector == "none":
         return None
+    if config.model is not None:
+        from dataset_builders.figures.detector import ModelDetector
+
+        return ModelDetector(config.model)
     return GutterDetector()
