@@ -1,4 +1,4 @@
-"""Command line of the shard format: `python -m shards pack | verify | stats | browse`."""
+"""Command line of the shard format: `python -m shards pack | verify | stats | browse | fingerprint | removed`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from clipmed.configuration import load_yaml
 from clipmed.errors import ClipmedError, ConfigError
 from clipmed.jobs import JobsConfig
 from shards.browse import BrowseConfig, write_contact_sheet
+from shards.config import PackConfig
+from shards.fingerprints import fingerprint, write_fingerprints
 from shards.pack import pack
-from shards.plan import PackConfig
 from shards.reader import ShardSet
-from shards.stats import attrition_table, source_table, stats_tables
+from shards.removed import RemovedConfig, write_removed_page
+from shards.stats import attrition_table, decontamination_tables, source_table, stats_tables
 from shards.verify import verify
 
 SetPath = Annotated[Path, tyro.conf.Positional]
@@ -72,6 +74,34 @@ class Browse:
     """how much it shows"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """Write the fingerprints of an evaluation set (ids, digests, hashes, thumbnails), for `pack --decontaminate`."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """folder of images, or of a packed set"""
+    out: Path
+    """the parquet file to write"""
+    splits: tuple[str, ...] = ()
+    """splits of a packed set to take; all if none is given"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """Write a page of what was removed beside what it matched: one self-contained HTML file."""
+
+    path: SetPath
+    """folder of the set"""
+    spools: tuple[Path, ...]
+    """the spools that it was packed of"""
+    lists: tuple[Path, ...] = ()
+    """the fingerprints and packed sets that it was decontaminated with, for their pictures"""
+    out: Path | None = None
+    """the file to write; beside the set if not given"""
+    removed: Annotated[RemovedConfig, tyro.conf.arg(name="")] = field(default_factory=RemovedConfig)
+    """how much it shows"""
+
+
 def run_pack(options: Pack) -> int:
     """Pack, and print where the items went."""
     config = options.pack
@@ -83,6 +113,8 @@ def run_pack(options: Pack) -> int:
     console = _console()
     console.print(source_table(manifest))
     console.print(attrition_table(manifest))
+    for table in decontamination_tables(manifest):
+        console.print(table)
     num_shards, num_samples = len(manifest["shards"]), manifest["counts"]["samples"]
     console.print(f"{options.out}: {num_samples:,} samples in {num_shards:,} shards, {manifest['license']['group']}")
     return 0
@@ -121,11 +153,31 @@ def run_browse(options: Browse) -> int:
     return 0
 
 
+def run_fingerprint(options: Fingerprint) -> int:
+    """Write the fingerprints."""
+    if options.out.suffix != ".parquet":
+        raise ConfigError(f"--out: got {options.out}; allowed: a file that ends in .parquet")
+    table = fingerprint(options.source, options.splits)
+    write_fingerprints(table, options.out)
+    _console().print(f"{options.out}: fingerprints of {len(table):,} images")
+    return 0
+
+
+def run_removed(options: Removed) -> int:
+    """Write the page."""
+    out = options.out or options.path.resolve().with_name(f"{options.path.resolve().name}-removed.html")
+    shown, total = write_removed_page(options.path, options.spools, out, options.lists, options.removed)
+    _console().print(f"{out}: {shown} of {total} removed samples; open it in a browser")
+    return 0
+
+
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "pack": (Pack, run_pack),
     "verify": (Verify, run_verify),
     "stats": (Stats, run_stats),
     "browse": (Browse, run_browse),
+    "fingerprint": (Fingerprint, run_fingerprint),
+    "removed": (Removed, run_removed),
 }
 
 

@@ -26,7 +26,7 @@ from shards.randomness import hash_u64
 from shards.reader import ShardSet
 from shards.stats import attrition_matrix
 
-_TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 _PMCID = re.compile(r"PMC\d+")
 _LONGEST_VALUE = 160
 
@@ -61,7 +61,7 @@ def write_contact_sheet(
     rows = choose_rows(shard_set, config)
     cards = [_card(shard_set, row, config) for row in tqdm(rows, "thumbnails", disable=not progress, delay=2)]
     sources, lines = attrition_matrix(shard_set.manifest)
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True)
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
     page = environment.get_template("browse.html").render(
         name=path.resolve().name,
         manifest=shard_set.manifest,
@@ -98,7 +98,7 @@ def _card(shard_set: ShardSet, row: int, config: BrowseConfig) -> dict[str, Any]
     return {
         **{name: record[name] for name in ("key", "source", "modality", "split", "license", "license_group", "group")},
         "size": f"{record['width']} × {record['height']}",
-        "thumbnail": _thumbnail(shard_set.image_bytes(row), config.thumbnail_side),
+        "thumbnail": thumbnail(shard_set.image_bytes(row), config.thumbnail_side),
         "captions": record["captions"],
         "labels": _named_labels(shard_set, record["labels"]),
         "provenance": _shown(provenance),
@@ -138,8 +138,8 @@ def _named_labels(shard_set: ShardSet, labels: list[dict[str, Any]]) -> list[tup
     return named
 
 
-def _thumbnail(jpeg: bytes, side: int) -> str:
-    """Return a smaller JPEG as base64."""
+def thumbnail(jpeg: bytes, side: int) -> str:
+    """Return a smaller JPEG as base64, its longest side `side` pixels at most."""
     image = Image.fromarray(decode_rgb(jpeg, min_side=side))
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     stream = io.BytesIO()

@@ -1,11 +1,13 @@
 """What the packer takes in: the light columns of all spools, their rejects, vocabularies and digests.
 
 Images, captions and provenance stay in the spools' tars until they are copied, so that the memory needed is a few
-hundred bytes a sample. Nothing here depends on the order in which the spools are given.
+hundred bytes a sample, ids and hashes of captions included. Nothing here depends on the order in which the spools are
+given.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -20,18 +22,29 @@ from tqdm import tqdm
 
 from clipmed.errors import DataError
 from clipmed.files import sha256_file
+from clipmed.records import canonical_json
 from shards.schema import REJECTS, SAMPLES
 from shards.spool import SPOOL_FILE, UNIT_FILES, SpoolInfo, read_spool, unit_path
 from shards.tars import list_members
 
-_COLUMNS = ("key", "source", "modality", "group", "split", "license", "license_group", "sha256")
+_COLUMNS = ("key", "source", "modality", "group", "split", "license", "license_group", "sha256", "phash")
+IDS = ("pmcid", "pmid", "doi")
 
+_MEMBER_COLUMNS = ("bytes", "unit", "jpg_offset", "json_offset", "json_size")
 THREADS = 4  # hashing releases the interpreter lock
 
-# One row a sample of the spools: `unit` is the number of its tar in `Intake.tars`.
+# One row a sample of the spools: `unit` is the number of its tar in `Intake.tars`. Of captions and provenance only what
+# the plan reads is kept.
 INTAKE = pa.schema(
     [
         *(SAMPLES.field(name) for name in _COLUMNS),
+        ("pixels", pa.int64()),  # width times height
+        ("figure_kind", pa.string()),  # these four are empty where the builder does not tell
+        ("caption_language", pa.string()),
+        ("is_panel", pa.bool_()),
+        ("num_panels", pa.int32()),
+        *((name, pa.string()) for name in IDS),
+        ("texts", pa.list_(pa.uint64())),  # hashes of the free texts, null where captions are made from labels
         ("bytes", pa.int64()),
         ("unit", pa.int32()),
         ("jpg_offset", pa.int64()),
@@ -52,6 +65,11 @@ class Intake:
     tasks: dict[str, dict[str, Any]]
     seen: Counter[str]
     counters: dict[str, Counter[str]]
+
+    @property
+    def version(self) -> str:
+        """A digest of all that was taken in."""
+        return hashlib.sha256(canonical_json(self.digests).encode()).hexdigest()
 
 
 def read_spools(paths: Sequence[Path], *, progress: bool = True) -> Intake:
@@ -126,7 +144,8 @@ def _read_unit(source: str, folder: Path, unit: int) -> tuple[pa.Table, pa.Table
             raise DataError(
                 f"{folder / name} is not what its unit.json says; remove {folder} and run the builder again"
             )
-    table = pq.read_table(folder / "samples.parquet", columns=list(_COLUMNS))
+    read = ("width", "height", "facts", "provenance", "captions")
+    table = _with_facts(pq.read_table(folder / "samples.parquet", columns=[*_COLUMNS, *read]))
     dropped = pq.read_table(folder / "rejects.parquet", schema=REJECTS)
     if summary["seen"] != len(table) + len(dropped):
         raise DataError(
@@ -159,4 +178,26 @@ def _with_members(table: pa.Table, tar: Path, unit: int) -> pa.Table:
         "json_offset": [member.offset for member in rows],
         "json_size": [member.size for member in rows],
     }
-    return pa.table({**{name: table[name] for name in _COLUMNS}, **columns}, schema=INTAKE)
+    return pa.table({**{name: table[name] for name in table.column_names}, **columns}, schema=INTAKE)
+
+
+def _with_facts(table: pa.Table) -> pa.Table:
+    """Replace captions, provenance and sides by the small columns that the plan reads."""
+    columns: dict[str, list[Any]] = {name: [] for name in INTAKE.names if name not in {*_COLUMNS, *_MEMBER_COLUMNS}}
+    for row in table.select(["width", "height", "facts", "provenance", "captions"]).to_pylist():
+        provenance = json.loads(row["provenance"])
+        columns["pixels"].append(row["width"] * row["height"])
+        columns["is_panel"].append(bool(provenance.get("parent")))
+        columns["num_panels"].append(int(provenance.get("num_panels") or 0))
+        for name in ("figure_kind", "caption_language", *IDS):
+            columns[name].append(str(provenance.get(name) or ""))
+        free = row["facts"] is None
+        columns["texts"].append(sorted({_text_hash(text["text"]) for text in row["captions"]}) if free else None)
+    typed = {name: pa.array(values, INTAKE.field(name).type) for name, values in columns.items()}
+    return pa.table({**{name: table[name] for name in _COLUMNS}, **typed})
+
+
+def _text_hash(text: str) -> int:
+    """Return 64 bits of a caption's text, blind to case and spaces."""
+    words = " ".join(text.casefold().split())
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "little")

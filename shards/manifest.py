@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from clipmed.errors import DataError
-from clipmed.licenses import LicenseGroup
+from clipmed.licenses import LicenseGroup, license_group
 from clipmed.records import Split, canonical_json
 from clipmed.rejects import Stage
 from shards.schema import SCHEMA_VERSION
@@ -20,12 +20,15 @@ from shards.schema import SCHEMA_VERSION
 MANIFEST = "manifest.json"
 INDEX_FILE = "samples.parquet"
 REJECTS_FILE = "rejects.parquet"
+REMOVED_FILE = "removed.parquet"
+CARD_FILE = "README.md"
 
 _URL = re.compile(r"(s3|https?):/")  # as a URL looks once it has become a path
 
 COUNTED = ("split", "modality", "source", "license", "license_group")
 _ROAD = ("items_seen", *(str(stage) for stage in Stage), "samples")
 _SPLIT_ORDER = {str(split): number for number, split in enumerate(Split)}
+_WITHOUT_ATTRIBUTION = frozenset({"CC0-1.0", "LicenseRef-public-domain"})
 _GROUPS = tuple(str(group) for group in LicenseGroup)  # from least to most restrictive
 
 
@@ -71,9 +74,25 @@ def count_samples(samples: pa.Table) -> dict[str, dict[str, int]]:
 
 
 def license_of_set(counts: dict[str, dict[str, int]]) -> dict[str, Any]:
-    """Return the most restrictive licence group in the set, which is the set's own, and all licences with counts."""
+    """Return what the licences of the samples mean for the set as a whole.
+
+    `group` is the most restrictive licence group, which is the set's own, and `most_restrictive` the licences of it;
+    `licenses` counts the samples of each. The flags say whether any sample asks for attribution, for adapted versions
+    under the same licence (share_alike), forbids them (no_derivatives) or commercial use (noncommercial), or has a
+    licence that is not known (unknown).
+    """
     group = max(counts["license_group"], key=_GROUPS.index, default=_GROUPS[0])
-    return {"group": group, "licenses": counts["license"]}
+    licenses = counts["license"]
+    return {
+        "group": group,
+        "licenses": licenses,
+        "most_restrictive": sorted(name for name in licenses if license_group(name) == group),
+        "attribution": any(name not in _WITHOUT_ATTRIBUTION for name in licenses),
+        "share_alike": any("-SA" in name for name in licenses),
+        "no_derivatives": any("-ND" in name for name in licenses),
+        "noncommercial": any("-NC" in name for name in licenses),
+        "unknown": any(license_group(name) is LicenseGroup.OTHER for name in licenses),
+    }
 
 
 def attrition(seen: Counter[str], rejects: pa.Table, samples: pa.Table) -> list[dict[str, Any]]:

@@ -18,26 +18,34 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from clipmed.configuration import to_dict
 from clipmed.errors import DataError
 from clipmed.files import replace_folder, sha256_file, write_json, write_text
 from clipmed.jobs import JobsConfig, run_units
 from clipmed.records import canonical_json
+from shards.card import card_text
+from shards.comparing import gather
+from shards.config import PackConfig
+from shards.contamination import summarise
 from shards.copying import PARTS, PLAN_FILE, ShardTask, copy_shard, is_finished, read_receipt
+from shards.evalsets import lists_digest, read_evaluation_set
 from shards.intake import Intake, read_spools
 from shards.manifest import (
+    CARD_FILE,
     INDEX_FILE,
     MANIFEST,
     REJECTS_FILE,
+    REMOVED_FILE,
     attrition,
     checksum,
     count_samples,
     license_of_set,
 )
-from shards.plan import SPLITS, PackConfig, Plan, make_plan
+from shards.plan import Plan, make_plan
 from shards.schema import INDEX, REJECTS, SCHEMA_VERSION
+from shards.splits import SPLITS
 
 _DIGEST_FILE = "digest"
+_HASHES = "hashes"
 _COPIED = ("key", "sha256", "unit", "jpg_offset", "bytes", "json_offset", "json_size")
 
 
@@ -61,22 +69,32 @@ def pack(
         progress: show progress bars on standard error.
 
     Raises:
-        DataError: a spool is unfinished, damaged or contradicts another; or `out` is not a shard set.
+        DataError: a spool is unfinished, damaged or contradicts another; a list of `config.decontaminate` is none; or
+            `out` is not a shard set.
     """
     config, jobs = config or PackConfig(), jobs or JobsConfig()
     _refuse_other_folder(out)
     intake = read_spools(spools, progress=progress)
-    plan = make_plan(intake.samples, config)
-    digest = _plan_digest(intake, config)
+    lists = lists_digest(config.decontaminate)
+    digest = _plan_digest(intake, config, lists)
     partial = out.with_name(f".{out.name}.partial")
     _open_partial(partial, digest)
+    sets = [read_evaluation_set(path, progress=progress) for path in config.decontaminate]
+    evidence = gather(intake, config, sets, partial / _HASHES, jobs, progress=progress)
+    plan = make_plan(intake.samples, config, evidence)
     tasks = _write_plan(partial, intake, plan, digest)
     _copy_shards(tasks, jobs, progress=progress)
     manifest = _write_tables(partial, tasks, intake, plan)
-    manifest |= {"config": to_dict(config), "plan_sha256": digest}
+    manifest |= {
+        "config": config.portable(),
+        "plan_sha256": digest,
+        "pictures": evidence.counts,
+        "decontamination": {"lists": lists, "dropped": summarise(plan.removed)},
+    }
     manifest["checksum"] = checksum(manifest)
     write_json(partial / MANIFEST, manifest)
-    _remove_all_but(partial, {MANIFEST, INDEX_FILE, REJECTS_FILE, *(task.name for task in tasks)})
+    write_text(partial / CARD_FILE, card_text(manifest))
+    _remove_all_but(partial, {MANIFEST, CARD_FILE, *manifest["files"], *(task.name for task in tasks)})
     replace_folder(partial, out)
     return manifest
 
@@ -86,9 +104,11 @@ def _refuse_other_folder(out: Path) -> None:
         raise DataError(f"{out} exists and is not a shard set; give another --out, or remove it yourself")
 
 
-def _plan_digest(intake: Intake, config: PackConfig) -> str:
+def _plan_digest(intake: Intake, config: PackConfig, lists: list[dict[str, str]]) -> str:
     """Return the digest of all that a set's bytes follow from."""
-    inputs = {"schema_version": SCHEMA_VERSION, "config": to_dict(config), "spools": intake.digests}
+    inputs = {
+        "schema_version": SCHEMA_VERSION, "config": config.portable(), "spools": intake.digests, "lists": lists
+    }  # fmt: skip
     return hashlib.sha256(canonical_json(inputs).encode()).hexdigest()
 
 
@@ -130,13 +150,14 @@ def _copy_shards(tasks: list[ShardTask], jobs: JobsConfig, *, progress: bool) ->
 
 
 def _write_tables(partial: Path, tasks: list[ShardTask], intake: Intake, plan: Plan) -> dict[str, Any]:
-    """Write samples.parquet and rejects.parquet and return the manifest's facts about the data."""
+    """Write the set's tables and return the manifest's facts about the data."""
     with pq.ParquetWriter(partial / INDEX_FILE, INDEX) as writer:
         for task in tasks:
             part = pq.read_table(task.part)
             writer.write_table(part, row_group_size=len(part))
     rejects = pa.concat_tables([intake.rejects, pa.Table.from_pylist(plan.rejects, REJECTS)])
     pq.write_table(rejects, partial / REJECTS_FILE)
+    pq.write_table(plan.removed, partial / REMOVED_FILE)
     samples = pq.read_table(partial / INDEX_FILE, columns=["split", "modality", "source", "license", "license_group"])
     counts = count_samples(samples)
     return {
@@ -148,7 +169,7 @@ def _write_tables(partial: Path, tasks: list[ShardTask], intake: Intake, plan: P
         "attrition": attrition(intake.seen, rejects, samples),
         "counters": {source: dict(sorted(counter.items())) for source, counter in sorted(intake.counters.items())},
         "linked": plan.linked,
-        "files": {name: _file_entry(partial / name) for name in (INDEX_FILE, REJECTS_FILE)},
+        "files": {name: _file_entry(partial / name) for name in (INDEX_FILE, REJECTS_FILE, REMOVED_FILE)},
         "shards": [read_receipt(task) for task in tasks],
     }
 

@@ -1,15 +1,11 @@
 """The pack plan: which samples a set keeps, in which split, shard and order, decided over columns alone.
 
-Columns in, columns out, no file is touched. The rules, in this order:
+Columns in, columns out, no file is touched; what was seen in pixels comes in as pairs of images. The rules, in order:
 
-1. Licence gate: samples outside the allowed licence groups are dropped.
-2. Splits. A group never straddles splits, and an official split always stands for its own group. Groups that share an
-   exact image, or a name in several sources, are linked; a linked family without any official split is drawn whole by
-   a hash of the seed and its smallest group name. Where some groups of a family have official splits, the others
-   follow the most protected of them (test, then val, then train), so that no linked image leaks out of a test set.
-   An image that more than `max_linked_groups` groups share is boilerplate, such as a logo, and links none.
-3. Exact duplicates: of the samples with equal bytes the one in the most protected split is kept, then the one with
-   the smallest key; the others are dropped, each once.
+1. Gates: samples outside the allowed licence groups, of evaluation sets, of parts, kinds and languages that are not
+   wanted are dropped (`shards.gates`).
+2. Splits, by families of groups that share an image, a picture or a name (`shards.splits`).
+3. Duplicates: by bytes, by picture, by captions, each dropped once (`shards.duplicates`).
 4. Order: a seeded shuffle over all samples of a split, cut into shards by number of samples and by bytes.
 
 Nothing depends on the order in which samples come.
@@ -17,66 +13,28 @@ Nothing depends on the order in which samples come.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from clipmed.errors import ConfigError, DataError
-from clipmed.records import Split
-from clipmed.rejects import RejectReason, Stage
+from clipmed.errors import DataError
+from clipmed.rejects import RejectReason
+from shards.config import PackConfig
+from shards.duplicates import caption_keepers, exact_keepers, key_ranks, near_keepers
+from shards.evidence import NO_EVIDENCE, REMOVED, Evidence
+from shards.gates import Rejects, apply_gates, reject
 from shards.randomness import hash_u64
+from shards.splits import SPLITS, Ints, draw_splits
 
-Ints = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
-
-SPLITS = tuple(str(split) for split in (Split.TRAIN, Split.VAL, Split.TEST))  # from least to most protected
-_NONE = -1
-_MAX_NAMED = 5
-
-# The columns that the plan reads; `bytes` is the size of the image.
-PLAN_COLUMNS = ("key", "source", "group", "split", "license", "license_group", "sha256", "bytes")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackConfig:
-    """What a shard set keeps of its spools, and how it is split, shuffled and cut."""
-
-    license_groups: tuple[Literal["commercial", "noncommercial", "other"], ...] = ("commercial", "noncommercial")
-    """licence groups to keep: commercial, noncommercial, other"""
-    val_fraction: float = 0.05
-    """share of the groups without an official split that goes to val"""
-    test_fraction: float = 0.1
-    """share of the groups without an official split that goes to test"""
-    dedupe: Literal["exact", "none"] = "exact"
-    """exact: of images with equal bytes one is kept. none: all are kept, always in one split where none is official"""
-    max_linked_groups: int = 16
-    """an image shared by more groups than this links none of them (only a repeat is dropped; not with dedupe none)"""
-    seed: int = 0
-    """seed of the split and of the shuffle"""
-    samples_per_shard: int = 1000
-    """most samples in a shard"""
-    megabytes_per_shard: int = 512
-    """most image bytes in a shard, in MB; a single larger image gets a shard of its own"""
-
-    def __post_init__(self) -> None:
-        if not self.license_groups:
-            raise ConfigError("license_groups: got none; allowed: one or more of commercial, noncommercial, other")
-        fractions = (self.val_fraction, self.test_fraction)
-        if not (min(fractions) >= 0 and sum(fractions) < 1):
-            raise ConfigError(
-                f"val_fraction, test_fraction: got {self.val_fraction}, {self.test_fraction}; "
-                "allowed: 0 or more each, below 1 together; lower one of them"
-            )
-        for name in ("samples_per_shard", "megabytes_per_shard", "max_linked_groups"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: got {getattr(self, name)}; allowed: 1 or more")
+# The columns that the plan reads; `bytes` is the size of the image, `pixels` its width times its height.
+PLAN_COLUMNS = (
+    "key", "source", "group", "split", "license", "license_group", "sha256", "bytes", "pixels",
+    "figure_kind", "caption_language", "is_panel", "num_panels", "texts",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +42,8 @@ class Plan:
     """What to write. The arrays run over the kept samples in the set's final order.
 
     `rows` are row numbers of the planned table, `split` codes index `SPLITS`, `shard` counts from 0 in each split.
-    `rejects` are rows of rejects.parquet. `linked` counts what rule 2 above did.
+    `rejects` are rows of rejects.parquet. `linked` counts what linking the groups did. `removed` tells of the samples
+    that show a picture which is kept or is in an evaluation set (schema `shards.evidence.REMOVED`).
     """
 
     rows: Ints
@@ -92,6 +51,7 @@ class Plan:
     shard: Ints
     rejects: list[dict[str, str]]
     linked: dict[str, int]
+    removed: pa.Table
 
     def shard_names(self) -> list[str]:
         """Return the shards' file names in the set's order."""
@@ -104,34 +64,38 @@ def shard_name(split: int, number: int) -> str:
     return f"{SPLITS[split]}-{number:06d}.tar"
 
 
-def make_plan(samples: pa.Table, config: PackConfig) -> Plan:
+def make_plan(samples: pa.Table, config: PackConfig, evidence: Evidence = NO_EVIDENCE) -> Plan:
     """Plan a set over the columns `PLAN_COLUMNS` of all spools; the module's docstring has the rules.
+
+    Args:
+        samples: one row a sample.
+        config: what to keep, and how to split and cut it.
+        evidence: pairs of the same picture, and samples of evaluation sets.
 
     Raises:
         DataError: nothing is left to pack, a key comes twice, a split has an unknown name, or samples of one group and
             source have different official splits.
     """
     _check_keys(samples)
-    allowed = np.asarray(pc.is_in(samples["license_group"], value_set=pa.array(config.license_groups)))
-    rows = np.flatnonzero(allowed)
+    passes, rejects = apply_gates(samples, evidence.hits, config)
+    rows = np.flatnonzero(passes)
     if not len(rows):
         raise DataError(
-            f"nothing to pack: none of {len(samples)} samples has a licence of {', '.join(config.license_groups)}; "
-            "allow more licence groups, or look at the builder's rejects"
+            f"nothing to pack: none of {len(samples)} samples passes the gates (licences allowed: "
+            f"{', '.join(config.license_groups)}); allow more, or look at the builder's rejects"
         )
     kept = samples.take(rows)
-    split, linked = _splits(kept, config)
-    keeper = _keepers(kept, split) if config.dedupe == "exact" else np.arange(len(kept))
-    is_kept = keeper == np.arange(len(kept))
+    split, linked = draw_splits(kept, evidence.near, config)
+    is_kept, repeats, removed = _repeats(kept, split, evidence, config)
+    rejects += repeats
+    rejects.sort(key=lambda row: (row["source"], row["reason"], row["item"]))
     order = _order(kept, split, config.seed)
     order = order[is_kept[order]]
     shard = _shard_numbers(split[order], np.asarray(kept["bytes"])[order], config)
-    rejects = [
-        *_license_rejects(samples.filter(pa.array(~allowed)), config),
-        *_duplicate_rejects(kept, keeper, np.flatnonzero(~is_kept)),
-    ]
-    rejects.sort(key=lambda row: (row["source"], row["reason"], row["item"]))
-    return Plan(rows=rows[order], split=split[order], shard=shard, rejects=rejects, linked=linked)
+    contaminated = pa.array([row["item"] for row in rejects if row["reason"] == RejectReason.CONTAMINATED], pa.string())
+    hits = evidence.hits.filter(pc.is_in(evidence.hits["key"], value_set=contaminated))
+    removed = pa.concat_tables([removed, hits.select(REMOVED.names)]).sort_by("key")
+    return Plan(rows=rows[order], split=split[order], shard=shard, rejects=rejects, linked=linked, removed=removed)
 
 
 def _check_keys(samples: pa.Table) -> None:
@@ -144,126 +108,63 @@ def _check_keys(samples: pa.Table) -> None:
         )
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[Ints, list[Any]]:
-    """Return integer codes of a column's values, and the values."""
-    encoded = pc.dictionary_encode(column).combine_chunks()
-    return np.asarray(encoded.indices).astype(np.int64), encoded.dictionary.to_pylist()
+def _repeats(
+    samples: pa.Table, split: Ints, evidence: Evidence, config: PackConfig
+) -> tuple[npt.NDArray[np.bool_], Rejects, pa.Table]:
+    """Return which samples are no duplicates, the rejects of those that are, and the rows of the same picture."""
+    rejects: Rejects = []
+    is_kept = np.ones(len(samples), np.bool_)
+    sources, keys = samples["source"], samples["key"]
+
+    def drop(dropped: Ints, keepers: Ints, reason: RejectReason, texts: list[str]) -> None:
+        is_kept[dropped] = False
+        columns = (sources.take(dropped).to_pylist(), keys.take(dropped).to_pylist(), keys.take(keepers).to_pylist())
+        for source, key, other, text in zip(*columns, texts, strict=True):
+            rejects.append(reject(source, key, reason, text.format(other)))
+
+    removed = REMOVED.empty_table()
+    if config.dedupe != "none":
+        exact = exact_keepers(samples, split)
+        dropped = np.flatnonzero(exact != np.arange(len(samples)))
+        drop(dropped, exact[dropped], RejectReason.DUPLICATE_EXACT, ["same bytes as {}"] * len(dropped))
+        dropped, keepers = near_keepers(samples, split, exact, evidence.near)
+        removed = _removed(samples, dropped, keepers, evidence.near)
+        measures = zip(removed["bits"].to_pylist(), removed["correlation"].to_pylist(), strict=True)
+        texts = [f"{bits} bits from {{}}, correlation {value:.2f}" for bits, value in measures]
+        drop(dropped, keepers, RejectReason.DUPLICATE_NEAR, texts)
+    if config.caption_duplicates == "drop":
+        dropped, keepers = caption_keepers(samples, split, np.flatnonzero(is_kept))
+        drop(dropped, keepers, RejectReason.DUPLICATE_CAPTION, ["only texts of {}"] * len(dropped))
+    return is_kept, rejects, removed
 
 
-def _splits(samples: pa.Table, config: PackConfig) -> tuple[Ints, dict[str, int]]:
-    """Return the split code of every sample, and counts of what linking did."""
-    official = _official_codes(samples)
-    names, group_names = _codes(samples["group"])
-    sources, _ = _codes(samples["source"])
-    pairs, node = np.unique(sources * max(len(group_names), 1) + names, return_inverse=True)
-    node_name = pairs % max(len(group_names), 1)
-    own = _official_of_groups(node, official, len(pairs), [group_names[name] for name in node_name])
-    images, image_names = _codes(samples["sha256"])
-    shared = np.unique(np.stack([node, images]), axis=1)
-    num_sharing = np.bincount(shared[1], minlength=len(image_names))
-    is_boilerplate = (num_sharing > config.max_linked_groups) & (config.dedupe == "exact")
-    shared = shared[:, ~is_boilerplate[shared[1]]]
-    family = _families(shared, node_name, (len(pairs), len(image_names), len(group_names)))
-    num_families = int(family.max()) + 1 if len(family) else 0
-    strictest = np.full(num_families, _NONE, np.int64)
-    np.maximum.at(strictest, family, own)
-    drawn = _drawn_splits(family, [group_names[name] for name in node_name], strictest, config)
-    of_node = np.where(own != _NONE, own, np.where(strictest != _NONE, strictest, drawn)[family])
-    across = _families_across(family, of_node)
-    linked = {
-        "groups": len(pairs),
-        "families": num_families,
-        "families_across_official_splits": across,
-        "boilerplate_images": int(is_boilerplate.sum()),
-    }
-    return of_node[node], linked
-
-
-def _official_codes(samples: pa.Table) -> Ints:
-    known = pa.array(SPLITS)
-    codes = pc.index_in(samples["split"], value_set=known)
-    unknown = pc.unique(samples["split"].filter(pc.and_(pc.is_null(codes), pc.is_valid(samples["split"])))).to_pylist()
-    if unknown:
-        raise DataError(f"unknown official split {unknown[0]!r}; allowed: {', '.join(SPLITS)}, or none")
-    return np.asarray(pc.fill_null(codes, _NONE)).astype(np.int64)
-
-
-def _official_of_groups(node: Ints, official: Ints, num_nodes: int, names: list[str]) -> Ints:
-    """Return the official split of every group (-1 for none); refuse groups that have two."""
-    high = np.full(num_nodes, _NONE, np.int64)
-    low = np.full(num_nodes, len(SPLITS), np.int64)
-    stated = official != _NONE
-    np.maximum.at(high, node[stated], official[stated])
-    np.minimum.at(low, node[stated], official[stated])
-    torn = np.flatnonzero((high != _NONE) & (high != low))
-    if len(torn):
-        shown = ", ".join(sorted(names[number] for number in torn)[:_MAX_NAMED])
-        raise DataError(
-            f"{len(torn)} groups have samples in several official splits ({shown}{', …' * (len(torn) > _MAX_NAMED)}); "
-            "allowed: one split a group; give the source a group column that its official split respects, "
-            "or build it without an official split"
+def _removed(samples: pa.Table, dropped: Ints, keepers: Ints, near: pa.Table) -> pa.Table:
+    """Return the rows of the near duplicates, with what was measured between each and the sample kept for it."""
+    measured = dict(
+        zip(
+            map(frozenset, zip(near["first"].to_pylist(), near["second"].to_pylist(), strict=True)),
+            zip(near["bits"].to_pylist(), near["correlation"].to_pylist(), strict=True),
+            strict=True,
         )
-    return high
-
-
-def _families(shared: Ints, node_name: Ints, sizes: tuple[int, int, int]) -> Ints:
-    """Return the linked family of every group: connected through equal images and through equal names.
-
-    Args:
-        shared: (2, P), the pairs of group and image.
-        node_name: (G,), the name code of every group.
-        sizes: how many groups, images and names there are.
-    """
-    num_nodes, num_images, num_names = sizes
-    left = np.concatenate([shared[0], np.arange(num_nodes)])
-    right = np.concatenate([num_nodes + shared[1], num_nodes + num_images + node_name])
-    total = num_nodes + num_images + num_names
-    graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(total, total))
-    _, component = connected_components(graph, directed=False)
-    _, family = np.unique(component[:num_nodes], return_inverse=True)
-    return family.astype(np.int64)
-
-
-def _drawn_splits(family: Ints, names: list[str], strictest: Ints, config: PackConfig) -> Ints:
-    """Draw a split for every family that has no official one, from a hash of its smallest group name."""
-    smallest: dict[int, str] = {}
-    for number, name in zip(family.tolist(), names, strict=True):
-        if strictest[number] == _NONE and (number not in smallest or name < smallest[number]):
-            smallest[number] = name
-    drawn = np.zeros(len(strictest), np.int64)
-    for number, name in smallest.items():
-        digest = hashlib.sha256(f"{config.seed}:{name}".encode()).digest()
-        share = int.from_bytes(digest[:7], "big") / 2**56
-        in_test, in_val = share < config.test_fraction, share < config.test_fraction + config.val_fraction
-        drawn[number] = 2 if in_test else 1 if in_val else 0
-    return drawn
-
-
-def _families_across(family: Ints, of_node: Ints) -> int:
-    pairs = np.unique(np.stack([family, of_node]), axis=1)
-    return int(pairs.shape[1] - len(np.unique(family)))
-
-
-def _keepers(samples: pa.Table, split: Ints) -> Ints:
-    """Return, for every sample, the row of the sample that is kept of those with its bytes."""
-    images, _ = _codes(samples["sha256"])
-    by_key = np.asarray(pc.array_sort_indices(samples["key"].combine_chunks())).astype(np.int64)
-    key_rank = np.empty(len(by_key), np.int64)
-    key_rank[by_key] = np.arange(len(by_key))
-    order = np.lexsort((key_rank, -split, images))
-    is_first = np.ones(len(order), np.bool_)
-    is_first[1:] = images[order][1:] != images[order][:-1]
-    firsts = order[is_first]
-    keeper = np.empty(len(order), np.int64)
-    keeper[order] = firsts[np.cumsum(is_first) - 1]
-    return keeper
+    )
+    ends = (samples["sha256"].take(rows).to_pylist() for rows in (dropped, keepers))
+    found = [measured[frozenset(pair)] for pair in zip(*ends, strict=True)]
+    columns = {
+        "key": samples["key"].take(dropped),
+        "source": samples["source"].take(dropped),
+        "reason": pa.repeat(str(RejectReason.DUPLICATE_NEAR), len(dropped)),
+        "match": samples["key"].take(keepers),
+        "list": pa.repeat("", len(dropped)),
+        "rule": pa.repeat("picture", len(dropped)),
+        "bits": [bits for bits, _ in found],
+        "correlation": [value for _, value in found],
+    }
+    return pa.table(columns, schema=REMOVED)
 
 
 def _order(samples: pa.Table, split: Ints, seed: int) -> Ints:
     """Return the rows by split, shuffled inside each: by a hash of the seed and of the key's rank."""
-    by_key = np.asarray(pc.array_sort_indices(samples["key"].combine_chunks())).astype(np.int64)
-    ticket = np.empty(len(by_key), np.uint64)
-    ticket[by_key] = hash_u64("pack-order", seed, np.arange(len(by_key)))
+    ticket = hash_u64("pack-order", seed, key_ranks(samples))
     return np.lexsort((ticket, split)).astype(np.int64)
 
 
@@ -279,26 +180,3 @@ def _shard_numbers(split: Ints, sizes: npt.NDArray[Any], config: PackConfig) -> 
         numbers[position] = number
         samples, total = samples + 1, total + size
     return numbers
-
-
-def _license_rejects(dropped: pa.Table, config: PackConfig) -> list[dict[str, str]]:
-    allowed = ", ".join(config.license_groups)
-    columns = (dropped[name].to_pylist() for name in ("source", "key", "license", "license_group"))
-    return [
-        _reject(source, key, RejectReason.LICENSE_NOT_ALLOWED, f"{name} is {group}; allowed: {allowed}")
-        for source, key, name, group in zip(*columns, strict=True)
-    ]
-
-
-def _duplicate_rejects(samples: pa.Table, keeper: Ints, dropped: Ints) -> list[dict[str, str]]:
-    columns = samples.select(["source", "key"])
-    sources, keys = (columns[name].take(dropped).to_pylist() for name in ("source", "key"))
-    kept = columns["key"].take(keeper[dropped]).to_pylist()
-    return [
-        _reject(source, key, RejectReason.DUPLICATE_EXACT, f"same bytes as {other}")
-        for source, key, other in zip(sources, keys, kept, strict=True)
-    ]
-
-
-def _reject(source: str, key: str, reason: RejectReason, detail: str) -> dict[str, str]:
-    return {"source": source, "item": key, "stage": str(Stage.PLAN), "reason": str(reason), "detail": detail}

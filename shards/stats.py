@@ -25,7 +25,22 @@ def stats_tables(shard_set: ShardSet) -> list[Table]:
     tables = [_split_table(shard_set, columns)]
     tables += [_by_split(title, name, columns) for name, title in _TITLES.items()]
     tables += [_caption_table(shard_set), source_table(shard_set.manifest), attrition_table(shard_set.manifest)]
-    return tables
+    return [*tables, *decontamination_tables(shard_set.manifest)]
+
+
+def decontamination_tables(manifest: dict[str, Any]) -> list[Table]:
+    """Return the table of the evaluation sets that were kept out; none where the set was packed without lists."""
+    found = manifest.get("decontamination", {"lists": [], "dropped": []})
+    if not found["lists"]:
+        return []
+    table = _table("Evaluation sets kept out", ["list", "rule", "samples dropped"], num_names=2)
+    hit = {row["list"] for row in found["dropped"]}
+    for entry in found["lists"]:
+        if entry["list"] not in hit:
+            table.add_row(entry["list"], "", "0")
+    for row in found["dropped"]:
+        table.add_row(row["list"], row["rule"], f"{row['samples']:,}")
+    return [table]
 
 
 def attrition_matrix(manifest: dict[str, Any]) -> tuple[list[str], list[tuple[str, str, list[int]]]]:

@@ -23,7 +23,9 @@ from tqdm import tqdm
 from clipmed.errors import DataError
 from clipmed.files import sha256_file
 from clipmed.records import canonical_json
+from shards.card import card_text
 from shards.manifest import (
+    CARD_FILE,
     COUNTED,
     INDEX_FILE,
     MANIFEST,
@@ -54,8 +56,12 @@ def verify(path: Path, *, progress: bool = True) -> list[Problem]:
         DataError: there is no shard set to check.
     """
     manifest = read_manifest(path)
-    if missing := sorted({"files", "shards", "counts", "attrition"} - manifest.keys()):
-        return [Problem(MANIFEST, "", f"without {', '.join(missing)}: it was edited or damaged")]
+    if missing := sorted({"files", "shards", "counts", "attrition", "license", "decontamination"} - manifest.keys()):
+        return [
+            Problem(
+                MANIFEST, "", f"without {', '.join(missing)}: it was edited, damaged or packed by an earlier version"
+            )
+        ]
     problems = list(_check_manifest(path, manifest))
     index = _read(path, INDEX_FILE, INDEX, problems)
     rejects = _read(path, REJECTS_FILE, REJECTS, problems)
@@ -79,10 +85,18 @@ def _check_manifest(path: Path, manifest: dict[str, Any]) -> Iterator[Problem]:
             yield Problem(name, "", "sha256 differs from the manifest's")
     if wrong := unbalanced(manifest["attrition"]):
         yield Problem(MANIFEST, "attrition", f"rejects and samples of {', '.join(wrong)} do not add up to items seen")
-    expected = {MANIFEST, *manifest["files"], *(shard["name"] for shard in manifest["shards"])}
+    yield from _check_card(path, manifest)
+    expected = {MANIFEST, CARD_FILE, *manifest["files"], *(shard["name"] for shard in manifest["shards"])}
     for entry in sorted(path.iterdir()):
         if entry.name not in expected:
             yield Problem(entry.name, "", "not a file of this set")
+
+
+def _check_card(path: Path, manifest: dict[str, Any]) -> Iterator[Problem]:
+    if not (path / CARD_FILE).exists():
+        yield Problem(CARD_FILE, "", "missing")
+    elif (path / CARD_FILE).read_bytes() != card_text(manifest).encode():
+        yield Problem(CARD_FILE, "", "differs from the card that the manifest makes")
 
 
 def _read(path: Path, name: str, schema: pa.Schema, problems: list[Problem]) -> ds.Dataset | None:

@@ -70,8 +70,37 @@ _ABBREVIATIONS: dict[Modality, tuple[str, ...]] = {
     Modality.MICROSCOPY: ("[ST]EM (?:images?|micrographs?)",),
     Modality.OCT: ("SD-OCT", r"OCT(?![-/]?\d)"),
 }
+# What every match of a modality's words contains, in small letters: looking for it first spares most of the searching.
+_STEMS: dict[Modality, tuple[str, ...]] = {
+    Modality.XRAY: ("ray", "radiograph", "roentgeno", "mammogra", "fluoroscop", "angiogram"),
+    Modality.CT: ("tomogra", "ct"),
+    Modality.MRI: ("magnetic resonance", "weighted", "diffusion"),
+    Modality.ULTRASOUND: ("ultraso", "sonogra", "echocardiogra", "doppler"),
+    Modality.NUCLEAR: ("positron emission", "scintigra", "bone scan", "photon emission"),
+    Modality.HISTOPATHOLOGY: ("ematoxylin", "histo", "photomicrograph", "biopsy specimen"),
+    Modality.MICROSCOPY: ("micro", "confocal", "two-photon", "immunofluorescen"),
+    Modality.FUNDUS: ("fund", "fluorescein angiogra", "retinal photograph"),
+    Modality.OCT: ("optical coherence",),
+    Modality.DERMATOLOGY: ("oscop", "skin lesion"),
+    Modality.ENDOSCOPY: ("scop",),
+}
+# The same for abbreviations, as they are written.
+_CAPITALS: dict[Modality, tuple[str, ...]] = {
+    Modality.CT: ("CT",),
+    Modality.MRI: ("MR", "FLAIR", "DWI"),
+    Modality.ULTRASOUND: ("TTE", "TEE", "EUS"),
+    Modality.XRAY: ("CXR",),
+    Modality.NUCLEAR: ("PET", "SPECT", "FDG"),
+    Modality.HISTOPATHOLOGY: ("H&", "H &", "HE", "IHC"),
+    Modality.MICROSCOPY: ("EM ",),
+    Modality.OCT: ("OCT",),
+}
 _RULES = [
-    (modality, re.compile(rf"(?<![\w-])(?:{'|'.join(words)})(?!\w)", flags))
+    (
+        modality,
+        _STEMS[modality] if flags else _CAPITALS[modality],
+        re.compile(rf"(?<![\w-])(?:{'|'.join(words)})(?!\w)", flags),
+    )
     for table, flags in ((_WORDS, re.IGNORECASE), (_ABBREVIATIONS, 0))
     for modality, words in table.items()
 ]
@@ -93,7 +122,12 @@ def caption_modality(text: str) -> Modality:
     >>> str(caption_modality("Axial CT of the chest")), str(caption_modality("CT and MRI of the brain"))
     ('ct', 'other')
     """
-    named = {modality for modality, pattern in _RULES if pattern.search(text)}
+    lowered = text.lower()
+    named = {
+        modality
+        for modality, stems, pattern in _RULES
+        if any(stem in (lowered if pattern.flags & re.IGNORECASE else text) for stem in stems) and pattern.search(text)
+    }
     for winner, loser, together in _ABSORBS:
         if winner in named and loser in named and together.search(text):
             named.discard(loser)

@@ -126,7 +126,18 @@ def test_names_inside_the_folder_are_safe(name: str):
 
 def test_broken_packages_are_unreadable(tmp_path: Path):
     whole = package(tmp_path / "PMC1.tar.gz", {"PMC1/f.jpg": bytes(range(256)) * 400}).read_bytes()
-    for number, data in enumerate((b"", b"<html>404</html>", whole[: len(whole) // 2], gzip.compress(b"junk" * 300))):
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes(255 - byte for byte in whole[middle : middle + 40]) + whole[middle + 40 :]
+    for number, data in enumerate(
+        (
+            b"",
+            b"<html>404</html>",
+            whole[:middle],
+            flipped,
+            gzip.compress(b"junk" * 300),
+            b"\x1f\x8b\x08" + b"\xff" * 99,
+        )
+    ):
         path = tmp_path / f"bad{number}.tar.gz"
         path.write_bytes(data)
         assert reason(path) == RejectReason.PACKAGE_UNREADABLE, number

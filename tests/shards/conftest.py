@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipmed.images import decode_rgb, perceptual_hash
 from clipmed.jobs import JobsConfig
 from clipmed.records import Caption, Modality, Sample, Split, sample_key, unit_of_group
 from clipmed.rejects import RejectReason, Stage
+from shards.config import PackConfig
 from shards.pack import pack
-from shards.plan import PackConfig
 from shards.spool import SpoolInfo, open_spool, write_unit
 
 INLINE = JobsConfig(executor="inline")
@@ -27,27 +28,47 @@ def make_jpeg(seed, size=(24, 20)):
     return stream.getvalue()
 
 
-def make_sample(source, name, *, image_seed=None, spdx="CC-BY-4.0", finding="mass", **changes):
+def make_scan(seed, side=160):
+    """A grey picture of detail that is unlike any other seed's, as an RGB image."""
+    from scipy.ndimage import gaussian_filter
+
+    noise = np.random.default_rng(seed).normal(size=(side, side))
+    layers = sum(gaussian_filter(noise, sigma) * sigma for sigma in (2, 4, 12))
+    scaled = 255 * (layers - layers.min()) / np.ptp(layers)
+    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+
+
+def jpeg_of(image, quality=92):
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def make_sample(source, name, *, image_seed=None, image=None, spdx="CC-BY-4.0", **changes):
+    finding = changes.pop("finding", "mass")
     number = int(hashlib.sha256(f"{source}/{name}".encode()).hexdigest()[:8], 16)
-    image = make_jpeg(number if image_seed is None else image_seed)
+    image = image or make_jpeg(number if image_seed is None else image_seed)
+    height, width = decode_rgb(image).shape[:2]
+    told = {"path": f"{source}/{name}.jpg", "pmcid": "PMC123456", **changes.pop("provenance", {})}
     return Sample(
         key=sample_key(source, str(name)),
         source=source,
         image=image,
-        captions=(
+        captions=changes.pop("captions", None)
+        or (
             Caption(text=f"Figure {name}: a {finding} – “{source}”.", origin="figure"),
             Caption(text=f"A scan showing a {finding}.", origin="template", model="bank", prompt="1"),
             Caption(text=f"Image of a {finding}.", origin="template", model="bank", prompt="1"),
         ),
         modality=Modality.CT if number % 2 else Modality.XRAY,
         license=spdx,
-        width=24,
-        height=20,
+        width=width,
+        height=height,
         sha256=hashlib.sha256(image).hexdigest(),
-        phash="0" * 16,
+        phash=perceptual_hash(decode_rgb(image)),
         labels={"finding": [finding]},
-        facts={"finding": finding},
-        provenance={"path": f"{source}/{name}.jpg", "pmcid": "PMC123456"},
+        facts=changes.pop("facts", {"finding": finding}),
+        provenance=told,
         **{"group": f"{source}/patient-{name}", **changes},
     )
 

@@ -16,8 +16,8 @@ import pytest
 from clipmed.errors import DataError
 from clipmed.jobs import JobsConfig
 from clipmed.records import canonical_json
+from shards.config import PackConfig
 from shards.pack import pack
-from shards.plan import PackConfig
 from shards.schema import INDEX, REJECTS, SAMPLES
 
 INLINE = JobsConfig(executor="inline")
@@ -94,7 +94,9 @@ def test_other_settings_give_other_sets_and_replace_the_old_one(own_set, spools,
     manifest = pack(spools.paths, own_set, PackConfig(samples_per_shard=7, seed=5), INLINE, progress=False)
     after = contents(own_set)
     assert set(after) == {
+        "README.md",
         "manifest.json",
+        "removed.parquet",
         "samples.parquet",
         "rejects.parquet",
         *(s["name"] for s in manifest["shards"]),
@@ -107,8 +109,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from clipmed.jobs import JobsConfig
+from shards.config import PackConfig
 from shards.pack import pack
-from shards.plan import PackConfig
 
 if __name__ == "__main__":
     config = PackConfig(samples_per_shard=2, val_fraction=0.15, test_fraction=0.2)

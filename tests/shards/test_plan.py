@@ -9,11 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipmed.errors import ConfigError, DataError
-from shards.plan import SPLITS, PackConfig, make_plan
+from shards.config import PackConfig
+from shards.evidence import NO_EVIDENCE
+from shards.intake import INTAKE
+from shards.plan import PLAN_COLUMNS, make_plan
+from shards.splits import SPLITS
 
 OFFICIAL = (None, None, "train", "val", "test")
-TEXTS = ("key", "source", "group", "split", "license", "license_group", "sha256")
-COLUMNS = pa.schema([*((name, pa.string()) for name in TEXTS), ("bytes", pa.int64())])
+COLUMNS = pa.schema([INTAKE.field(name) for name in PLAN_COLUMNS])
 
 
 def table(rows):
@@ -22,14 +25,15 @@ def table(rows):
 
 def row(key, *, image=None, size=100, license_group="commercial", **changes):
     defaults = {"source": "s", "group": f"g-{key}", "split": None, "license": f"L-{license_group}"}
-    own = {"key": key, "license_group": license_group, "sha256": image or f"i-{key}", "bytes": size}
-    return {**defaults, **own, **changes}
+    own = {"key": key, "license_group": license_group, "sha256": image or f"i-{key}", "bytes": size, "pixels": 100}
+    told = {"figure_kind": "", "caption_language": "", "is_panel": False, "num_panels": 0, "texts": None}
+    return {**defaults, **own, **told, **changes}
 
 
-def placed(rows, config=None):
+def placed(rows, config=None, evidence=NO_EVIDENCE):
     """Return {key: (split, shard)} and the rejects of a plan."""
     samples = table(rows)
-    plan = make_plan(samples, config or PackConfig())
+    plan = make_plan(samples, config or PackConfig(), evidence)
     keys = samples["key"].take(plan.rows).to_pylist()
     places = zip((SPLITS[code] for code in plan.split), plan.shard.tolist(), strict=True)
     return dict(zip(keys, places, strict=True)), plan.rejects

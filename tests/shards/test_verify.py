@@ -175,7 +175,8 @@ def test_an_edited_manifest_is_named_even_where_its_counts_still_add_up(own_set)
     manifest["attrition"][0]["count"] += 1
     manifest["checksum"] = checksum(manifest)
     (own_set / "manifest.json").write_text(json.dumps(manifest))
-    assert {problem.member for problem in problems(own_set)} == {"counts.split", "attrition"}
+    found = {(problem.shard, problem.member) for problem in problems(own_set)}
+    assert found == {("manifest.json", "counts.split"), ("manifest.json", "attrition"), ("README.md", "")}
     del manifest["shards"]
     (own_set / "manifest.json").write_text(json.dumps(manifest))
     assert problems(own_set) == [Problem("manifest.json", "", "without shards: it was edited or damaged")]
