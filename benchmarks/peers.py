@@ -11,6 +11,7 @@ from clipmed.files import write_text
 
 FOLDER = Path("build/peers")
 REQUIREMENTS = {
+    "pubmed_parser": ("pubmed_parser==0.5.1", "lxml==6.1.3"),
     "open_clip": ("open_clip_torch==3.3.0", "webdataset==0.2.86", "torch", "torchvision", "pandas", "psutil"),
 }
 

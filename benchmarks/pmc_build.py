@@ -253,7 +253,7 @@ def article_xml(number: int) -> bytes:
     body = []
     for place in range(1, FIGURES_PER_ARTICLE + 1):
         cited = f'<xref ref-type="fig" rid="F{place}">Fig. {place}B</xref>'
-        plain = "".join(f"<p>{_words(generator, 180)}.</p>" for _ in range(24))
+        plain = "".join(_paragraph(generator) for _ in range(12))
         words = np.array_split(caption(generator).split(), 4)
         parts = " ".join(f"({letter}) {' '.join(part)}." for letter, part in zip("ABCD", words, strict=True))
         body.append(
@@ -261,10 +261,30 @@ def article_xml(number: int) -> bytes:
             f'{_words(generator, 60)}.</p><fig id="F{place}"><label>Figure {place}</label><caption><p>{parts}</p>'
             f'</caption><graphic xlink:href="g{place}"/></fig></sec>'
         )
-    references = "".join(
-        f'<ref id="R{entry}"><mixed-citation>{_words(generator, 25)}</mixed-citation></ref>' for entry in range(60)
+    references = "".join(_reference(generator, entry) for entry in range(1, 51))
+    cells = "".join("<tr>" + f"<td>{number}</td>" * 8 + "</tr>" for _ in range(12))
+    table = f'<table-wrap id="T1"><label>Table 1</label><table><tbody>{cells}</tbody></table></table-wrap>'
+    return f"{head}{''.join(body)}{table}</body><back><ref-list>{references}</ref-list></back></article>".encode()
+
+
+def _paragraph(generator: np.random.Generator) -> str:
+    """A paragraph of some 900 characters with five citations and two words in italics."""
+    pieces = [
+        f'{_words(generator, 22)} <xref ref-type="bibr" rid="R{entry}">{entry}</xref>'
+        for entry in generator.integers(1, 51, size=5)
+    ]
+    return f"<p>{'. '.join(pieces)} <italic>{_words(generator, 1)}</italic>, <italic>in vivo</italic>.</p>"
+
+
+def _reference(generator: np.random.Generator, entry: int) -> str:
+    """A reference of 24 elements, as JATS has them."""
+    name = "<name><surname>Miller</surname><given-names>A B</given-names></name>"
+    return (
+        f'<ref id="R{entry}"><label>{entry}</label><element-citation publication-type="journal">'
+        f'<person-group person-group-type="author">{name * 4}</person-group><article-title>{_words(generator, 9)}'
+        "</article-title><source>J Phantoms</source><year>2020</year><volume>12</volume><fpage>1</fpage>"
+        '<pub-id pub-id-type="doi">10.99999/1</pub-id></element-citation></ref>'
     )
-    return f"{head}{''.join(body)}</body><back><ref-list>{references}</ref-list></back></article>".encode()
 
 
 def _words(generator: np.random.Generator, count: int) -> str:

@@ -9,7 +9,7 @@ from lxml import etree
 from dataset_builders.pmc.config import ParseLimits
 from dataset_builders.pmc.licensing import jats_license
 from dataset_builders.pmc.mentions import Mention, find_mentions
-from dataset_builders.pmc.parser import parse_xml
+from dataset_builders.pmc.parser import UTF16_MARKS, parse_xml
 from dataset_builders.pmc.xmltext import local_name, text_of
 
 HREF = "{http://www.w3.org/1999/xlink}href"
@@ -73,7 +73,9 @@ def parse_jats(data: bytes, limits: ParseLimits | None = None) -> JatsArticle:
         ItemRejectedError: file_too_large, article_malformed or article_unsafe.
     """
     root, recovered = parse_xml(data, limits or ParseLimits())
-    translated = _drop_translations(root)
+    if local_name(root) != "article":  # in the envelope of an OAI record, or of an answer to efetch
+        root = next(root.iter("{*}article"), root)
+    translated = _drop_translations(root) if b"sub-article" in data or data.startswith(UTF16_MARKS) else 0
     scan = _scan(root)
     language = root.get(LANGUAGE) or "en"
     mentions = find_mentions(scan.figures, _targets(scan), scan.xrefs)

@@ -13,7 +13,7 @@ from dataset_builders.pmc.config import MentionConfig
 from dataset_builders.pmc.xmltext import local_name, marked_text, text_of
 
 # A citation's paragraph is the nearest one; cells and floats between the two cut it off.
-_HOLDERS = tuple(f"{{*}}{name}" for name in ("p", "td", "th", "fig", "table-wrap"))
+_HOLDERS = frozenset({"p", "td", "th", "fig", "table-wrap"})
 _DASH = r"[-‐-―−~]"
 _RANGE_GAP = re.compile(
     rf"\s*[A-Za-z]?\s*\)?\s*(?:{_DASH}|to|through)\s*(?:(?:supplementary\s+)?fig(?:ure)?s?\.?\s*)?\(?\s*", re.I
@@ -60,7 +60,9 @@ def find_mentions(
     paragraphs: dict[etree._Element, list[etree._Element]] = {}
     for xref in xrefs:
         if any(rid in targets for rid in xref.get("rid", "").split()):
-            holder = next(xref.iterancestors(*_HOLDERS), None)
+            holder = xref.getparent()
+            while holder is not None and local_name(holder) not in _HOLDERS:
+                holder = holder.getparent()
             if holder is not None and local_name(holder) == "p":
                 paragraphs.setdefault(holder, []).append(xref)
     found: dict[int, list[Mention]] = {}

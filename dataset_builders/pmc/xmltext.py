@@ -41,6 +41,34 @@ def marked_text(element: etree._Element, marked: Sequence[etree._Element]) -> tu
 
     The descendants come in document order. Should one of them lie in an excluded element, all positions are 0.
     """
+    if all(descendant.getparent() is element for descendant in marked):
+        pieces = " ".join("".join(_marked_pieces(element, marked)).split()).split(_MARK)
+    else:
+        pieces = _marked_inside(element, marked)
+    positions = list(itertools.accumulate(map(len, pieces[:-1])))
+    return "".join(pieces), positions if len(positions) == len(marked) else [0] * len(marked)
+
+
+def _marked_pieces(element: etree._Element, marked: Sequence[etree._Element]) -> list[str]:
+    """The pieces of an element's text, with a mark before each of its marked children."""
+    waiting = iter(marked)
+    following = next(waiting, None)
+    pieces = [element.text or ""]
+    for child in element:
+        name = local_name(child)
+        space = " " if name in BLOCKS else ""
+        pieces.append(space)
+        if child is following:
+            pieces.append(_MARK)
+            following = next(waiting, None)
+        if name not in EXCLUDED:
+            pieces.append(_raw_text(child) if len(child) else child.text or "")
+        pieces += (space, child.tail or "")
+    return pieces
+
+
+def _marked_inside(element: etree._Element, marked: Sequence[etree._Element]) -> list[str]:
+    """The pieces of an element's text between marked descendants at any depth, by marks put into the tree meanwhile."""
     marks = []
     for descendant in marked:
         mark = etree.Element("mark")
@@ -52,8 +80,7 @@ def marked_text(element: etree._Element, marked: Sequence[etree._Element]) -> tu
         parent = mark.getparent()
         if parent is not None:
             parent.remove(mark)
-    positions = list(itertools.accumulate(map(len, pieces[:-1])))
-    return "".join(pieces), positions if len(positions) == len(marked) else [0] * len(marked)
+    return pieces
 
 
 def _raw_text(element: etree._Element) -> str:

@@ -139,6 +139,19 @@ def test_identifiers_of_new_and_old_articles():
     assert article("").pmcid == ""
 
 
+def test_envelopes_of_oai_and_efetch_are_opened():
+    ids = '<article-id pub-id-type="pmcid">PMC5</article-id><title-group><article-title>T</article-title></title-group>'
+    plain = (
+        f"<article><front><article-meta>{ids}</article-meta></front><body><fig id='a'>{CAPTION}</fig></body></article>"
+    )
+    oai = (
+        f'<OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/"><record><metadata>{plain}</metadata></record></OAI-PMH>'
+    )
+    for wrapped in (plain, f"<pmc-articleset>{plain}</pmc-articleset>", oai):
+        found = parse_jats(wrapped.encode())
+        assert (found.pmcid, found.title, only(found).caption) == ("PMC5", "T", "A scan.")
+
+
 def test_default_namespace_changes_nothing():
     body = f"<p>See <xref ref-type='fig' rid='a'>Fig. 1</xref>.</p><fig id='a'>{CAPTION}{GRAPHIC}</fig>"
     plain, spaced = article(body), article(body, attributes='xmlns="https://jats.nlm.nih.gov/ns/archiving/1.4/"')

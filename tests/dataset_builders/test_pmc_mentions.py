@@ -48,6 +48,16 @@ def test_one_paragraph_that_cites_two_figures_is_a_mention_of_both():
     assert cited(f"<p>{xref('F1', 'Figure 1')} and {xref('F2', 'Figure 2')}.</p>").keys() == {"F1", "F2"}
 
 
+def test_references_at_any_depth_are_found_where_they_stand():
+    inside = f"<p>First <sup>a {xref('F1', 'Fig. 1B')}</sup> then <italic>{xref('F2', 'Fig. 2C')}</italic> of it.</p>"
+    beside = f"<p>First <sup>a</sup> {xref('F1', 'Fig. 1B')} then {xref('F2', 'Fig. 2C')} of <italic>it</italic>.</p>"
+    for paragraph in (inside, beside):
+        first, second = (figure.mentions[0] for figure in parse(paragraph).figures[:2])
+        assert first.text == second.text == "First a Fig. 1B then Fig. 2C of it."
+        assert (first.positions, second.positions) == ((8,), (21,))
+        assert (first.panels, second.panels) == (("B",), ("C",))
+
+
 def test_lists_of_ids_cite_every_one():
     assert cited(f"<p>See {xref('F1 F3', 'Figs. 1 and 3')}.</p>").keys() == {"F1", "F3"}
 

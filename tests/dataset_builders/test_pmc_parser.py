@@ -151,10 +151,26 @@ def test_latin1_is_read():
         "<![CDATA[<ref-list>]]>",
         "<ref-list><ref-list><ref/></ref-list></ref-list>",
         "<ref-list id='r'><title>References</title></ref-list>",
+        "<!-- <ref-list> --><ref-list><ref/></ref-list>",
+        "<?note <ref-list> ?><ref-list><ref/></ref-list>",
+        "<table-wrap><table><tr><td><table><tr/></table></td></tr></table></table-wrap>",
+        "<table-wrap><table/></table-wrap>",
+        "<table-wrap-group><table-wrap><table>\n</table></table-wrap></table-wrap-group>",
+        "<![CDATA[<table>]]><table></table>",
+        "<contrib-group><contrib/></contrib-group><contrib-group><contrib/></contrib-group>",
     ],
 )
-def test_nothing_around_bibliographies_is_lost(references: str):
+def test_nothing_around_bibliographies_tables_and_authors_is_lost(references: str):
     figure = "<fig id='{}'><caption>x</caption></fig>"
     back = "<back><ref-list><ref/></ref-list></back>"
     xml = f"<article>{figure.format('a')}{references}{figure.format('b')}{back}</article>"
     assert [found.id for found in parse_jats(xml.encode()).figures] == ["a", "b"]
+
+
+def test_figures_and_citing_paragraphs_inside_tables_are_found():
+    cell = "<td><p>See <xref ref-type='fig' rid='b'>Fig. 2</xref> for the scan.</p></td>"
+    inside = "<td><fig id='a'><caption>x</caption></fig></td>"
+    table = "<table><tr>{}</tr></table>"
+    xml = f"<article>{table.format(inside)}{table.format(cell)}<fig id='b'><caption>y</caption></fig></article>"
+    found = {figure.id: [mention.text for mention in figure.mentions] for figure in parse_jats(xml.encode()).figures}
+    assert found == {"a": [], "b": ["See Fig. 2 for the scan."]}

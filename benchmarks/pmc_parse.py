@@ -1,0 +1,189 @@
+"""Articles a second of the JATS parser on one core, beside pubmed_parser 0.5.1 and a bare lxml parse of the same files.
+
+  python -m benchmarks.pmc_parse --setup [--files FOLDER] [--rounds 5]
+
+Ours is the full extraction: captions, every graphic, mentions with panels, licence, ids. pubmed_parser's are its
+captions alone (`parse_pubmed_caption`), and those of its calls in sequence that give the same fields (captions, all
+paragraphs with their references, article: `parse_pubmed_caption`, `parse_pubmed_paragraph(all_paragraph=True)`,
+`parse_pubmed_xml`). The limit is lxml's parse of the whole file and nothing else. All run in processes of their own, on
+one core, in alternating rounds over the same files; rates are medians.
+
+Without --files the articles are written by this program: 40 of about 90 KB, as large as the real mean.
+--files takes a folder of real articles (*.xml, *.nxml, at any depth). Words and links are counted against a plain
+recursive reader: the words of captions, and the pairs of figure and paragraph that references make.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lxml import etree
+
+from benchmarks.peers import python_of, set_up
+from benchmarks.pmc_build import article_xml
+from clipmed.errors import ItemRejectedError
+from clipmed.files import write_json
+from dataset_builders.pmc.jats import JatsArticle, parse_jats
+
+NUM_WRITTEN = 40
+MODES = ("ours", "lxml", "captions", "fields")
+_NOT_PROSE = frozenset({"tex-math", "annotation", "supplementary-material", "table-wrap", "fig", "media", "object-id"})
+_BLOCKS = frozenset({"p", "title", "list", "list-item", "disp-formula", "break", "label"})
+
+
+def main() -> None:
+    """Measure, print a table and one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--setup", action="store_true", help="create pubmed_parser's environment first")
+    parser.add_argument("--files", type=Path, help="folder of real articles, in place of written ones")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each parser runs")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pmc_parse.json"))
+    options = parser.parse_args()
+    peer = set_up("pubmed_parser") if options.setup else python_of("pubmed_parser")
+    with tempfile.TemporaryDirectory() as folder:
+        paths = collect(Path(folder), options.files)
+        result = measure(paths, peer.absolute(), options.rounds)
+        result |= {"name": "pmc_parse", "written": options.files is None}
+    for name, value in result.items():
+        print(f"{name:40} {value:.3f}" if isinstance(value, float) else f"{name:40} {value}")
+    write_json(options.out, result)
+    print(json.dumps(result))
+
+
+def collect(folder: Path, files: Path | None) -> list[Path]:
+    """Put the articles into one folder, under names that pubmed_parser takes for PubMed Central's."""
+    paths = []
+    if files is None:
+        for number in range(NUM_WRITTEN):
+            paths.append(folder / f"{number:04d}.nxml")
+            paths[-1].write_bytes(article_xml(number))
+        return paths
+    found = sorted(path for path in files.rglob("*") if path.suffix in {".xml", ".nxml"} and path.is_file())
+    for number, path in enumerate(found):
+        paths.append(folder / f"{number:04d}.nxml")
+        shutil.copyfile(path, paths[-1])
+    return paths
+
+
+def measure(paths: Sequence[Path], peer: Path, rounds: int) -> dict[str, Any]:
+    """Return rates, ratios, and what each parser found."""
+    seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
+    found: dict[str, dict[str, Any]] = {}
+    for _ in range(rounds):
+        for mode in MODES:
+            found[mode] = _run(Path(sys.executable) if mode == "ours" else peer, mode, paths)
+            seconds[mode].append(found[mode]["seconds"])
+    rate = {mode: len(paths) / statistics.median(times) for mode, times in seconds.items()}
+    truth = [read_plainly(path) for path in paths]
+    articles = [_parsed(path) for path in paths]
+    words = sum((words for words, _ in truth), Counter())
+    links = sum(len(links) for _, links in truth)
+    ours = sum((_words_of(article) for article in articles if article), Counter())
+    theirs = Counter(found["captions"]["words"])
+    return {
+        "articles": len(paths),
+        "megabytes": sum(path.stat().st_size for path in paths) / 1e6,
+        "articles_per_s": rate["ours"],
+        "lxml_articles_per_s": rate["lxml"],
+        "pubmed_parser_captions_per_s": rate["captions"],
+        "pubmed_parser_fields_per_s": rate["fields"],
+        "fraction_of_lxml_parse": rate["ours"] / rate["lxml"],
+        "ratio_vs_pubmed_parser_captions": rate["ours"] / rate["captions"],
+        "ratio_vs_pubmed_parser_fields": rate["ours"] / rate["fields"],
+        "lost": sum(article is None for article in articles),
+        "lost_pubmed_parser": found["captions"]["lost"],
+        "figures": sum(len(article.figures) for article in articles if article),
+        "words_kept": (words & ours).total() / max(words.total(), 1),
+        "words_kept_pubmed_parser": (words & theirs).total() / max(words.total(), 1),
+        "true_links": links,
+        "links_kept": sum(
+            len(true & _links_of(article)) for (_, true), article in zip(truth, articles, strict=True) if article
+        ),
+    }
+
+
+def read_plainly(path: Path) -> tuple[Counter[str], set[tuple[str, str]]]:
+    """Return the words of the captions of a file, and its links: (figure id, the paragraph's first words)."""
+    root = etree.parse(
+        path, etree.XMLParser(huge_tree=True, recover=True, resolve_entities=False, no_network=True)
+    ).getroot()
+    words: Counter[str] = Counter()
+    if root is None:
+        return words, set()
+    figures = [figure for figure in root.iter("{*}fig") if next(figure.iterancestors("{*}sub-article"), None) is None]
+    for figure in figures:
+        for caption in figure.iterchildren("{*}caption"):
+            words.update(_plain_words(caption))
+    ids = {figure.get("id") for figure in figures}
+    links = set()
+    for xref in root.iter("{*}xref"):
+        paragraph = next(xref.iterancestors("{*}p", "{*}fig", "{*}td", "{*}th"), None)
+        if paragraph is None or etree.QName(paragraph).localname != "p":
+            continue
+        own = next(paragraph.iterancestors("{*}fig"), None)
+        for rid in xref.get("rid", "").split():
+            if rid in ids and (own is None or own.get("id") != rid):
+                links.add((rid, " ".join(_plain_words(paragraph)[:6])))
+    return words, links
+
+
+def _plain_words(element: etree._Element) -> list[str]:
+    parts: list[str] = []
+
+    def walk(node: etree._Element) -> None:
+        parts.append(node.text or "")
+        for child in node:
+            name = etree.QName(child).localname if isinstance(child.tag, str) else "comment"
+            if name not in _NOT_PROSE and isinstance(child.tag, str):
+                space = " " if name in _BLOCKS else ""
+                parts.append(space)
+                walk(child)
+                parts.append(space)
+            parts.append(child.tail or "")
+
+    walk(element)
+    return re.findall(r"\w+", "".join(parts))
+
+
+def _parsed(path: Path) -> JatsArticle | None:
+    try:
+        return parse_jats(path.read_bytes())
+    except ItemRejectedError:
+        return None
+
+
+def _words_of(article: JatsArticle) -> Counter[str]:
+    return Counter(word for figure in article.figures for word in re.findall(r"\w+", figure.caption))
+
+
+def _links_of(article: JatsArticle) -> set[tuple[str, str]]:
+    return {
+        (figure.id, " ".join(re.findall(r"\w+", mention.text)[:6]))
+        for figure in article.figures
+        for mention in figure.mentions
+    }
+
+
+def _run(python: Path, mode: str, paths: Sequence[Path]) -> dict[str, Any]:
+    driver = Path(__file__).with_name("pmc_parse_driver.py")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [str(python), "-P", str(driver), mode, *map(str, paths)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+if __name__ == "__main__":
+    main()
