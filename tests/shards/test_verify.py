@@ -179,7 +179,9 @@ def test_an_edited_manifest_is_named_even_where_its_counts_still_add_up(own_set)
     assert found == {("manifest.json", "counts.split"), ("manifest.json", "attrition"), ("README.md", "")}
     del manifest["shards"]
     (own_set / "manifest.json").write_text(json.dumps(manifest))
-    assert problems(own_set) == [Problem("manifest.json", "", "without shards: it was edited or damaged")]
+    assert problems(own_set) == [
+        Problem("manifest.json", "", "without shards: it was edited, damaged or packed by an earlier version")
+    ]
 
 
 @pytest.mark.parametrize("name", ["samples.parquet", "rejects.parquet"])
