@@ -16,8 +16,8 @@ from PIL import Image
 from clipmed.images import ImageConfig, ingest_image
 from clipmed.jobs import JobsConfig
 from clipmed.records import Caption, Modality, Sample, Split, sample_key
+from shards.config import PackConfig
 from shards.pack import pack
-from shards.plan import PackConfig
 from shards.spool import SpoolInfo, open_spool, write_unit
 
 SOURCE = "drawn_pairs"

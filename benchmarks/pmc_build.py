@@ -253,7 +253,7 @@ def article_xml(number: int) -> bytes:
     body = []
     for place in range(1, FIGURES_PER_ARTICLE + 1):
         cited = f'<xref ref-type="fig" rid="F{place}">Fig. {place}B</xref>'
-        plain = "".join(_paragraph(generator) for _ in range(12))
+        plain = "".join(_paragraph(generator) for _ in range(18))
         words = np.array_split(caption(generator).split(), 4)
         parts = " ".join(f"({letter}) {' '.join(part)}." for letter, part in zip("ABCD", words, strict=True))
         body.append(

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from clipmed.errors import ConfigError
@@ -34,18 +35,24 @@ class LlmSplitter:
     """Asks a server that speaks OpenAI's chat protocol.
 
     A server that fails, or an answer that is not the caption's own words, leaves the caption whole: the figure is then
-    not cut.
+    not cut. `counts` says what became of the captions: split, whole (no panels told apart), refused, unreachable.
     """
 
     def __init__(self, config: LlmConfig) -> None:
         self.name = f"llm:{config.model}:{PROMPT_VERSION}"
         self._config = config
         self._client = _client(config)
+        self.counts: Counter[str] = Counter()
 
     def split(self, caption: str) -> list[Subcaption]:
         """Return the parts that the model names, in the caption's order; none where its answer does not hold."""
         answer = self._ask(caption)
-        return parts_of_answer(answer, caption) if answer is not None else []
+        if answer is None:
+            self.counts["unreachable"] += 1
+            return []
+        found = parts_of_answer(answer, caption)
+        self.counts["split" if found else "whole" if answer.strip() == "{}" else "refused"] += 1
+        return found
 
     def _ask(self, caption: str) -> str | None:
         from openai import OpenAIError

@@ -1,11 +1,10 @@
-"""What the words of a caption say: how the image was made, and which panels it has."""
+"""What the words of a caption say of how the image was made."""
 
 from __future__ import annotations
 
 import re
 
 from clipmed.records import Modality
-from dataset_builders.figures.prose import expand_letters
 
 # Abbreviations count only in capitals: "ct" is also a cycle threshold, "pet" an animal, "oct" a month.
 _WORDS: dict[Modality, tuple[str, ...]] = {
@@ -111,9 +110,6 @@ _ABSORBS = (
     (Modality.CT, Modality.XRAY, re.compile(r"x-?ray (?:micro-?)?comput(?:ed|erized) tomogra", re.IGNORECASE)),
     (Modality.FUNDUS, Modality.XRAY, re.compile(r"fluorescein angiogra", re.IGNORECASE)),
 )
-_PANEL = re.compile(
-    r"(?:(?<=^)|(?<=[\s;.,:]))(?:\(([A-Za-z](?:\s?[-–—,&]\s?[A-Za-z]|\sand\s[A-Za-z])*)\)|([A-Z])[.)](?=\s))"
-)
 
 
 def caption_modality(text: str) -> Modality:
@@ -132,16 +128,3 @@ def caption_modality(text: str) -> Modality:
         if winner in named and loser in named and together.search(text):
             named.discard(loser)
     return named.pop() if len(named) == 1 else Modality.OTHER
-
-
-def caption_panels(text: str) -> list[str]:
-    """Return the panel letters of a caption built as "(A) … (B) …" or "A. … B. …"; empty unless they run from A.
-
-    >>> caption_panels("Scans. (A) before, (B, C) after."), caption_panels("Dose (B) only")
-    (['A', 'B', 'C'], [])
-    """
-    found = {letter for match in _PANEL.finditer(text) for letter in expand_letters(match.group(1) or match.group(2))}
-    run: list[str] = []
-    while (letter := chr(ord("A") + len(run))) in found:
-        run.append(letter)
-    return run if len(run) > 1 else []

@@ -13,8 +13,8 @@ from enum import StrEnum
 from itertools import pairwise
 
 from clipmed.licenses import THIRD_PARTY_LICENSE
+from dataset_builders.figures.prose import sentence_spans
 from dataset_builders.pmc.licensing import stated_license
-from dataset_builders.pmc.mentions import sentence_spans
 
 _SHOWN_CHARS = 300
 _SHOWN_BEFORE = 100

@@ -100,7 +100,16 @@ def test_a_server_is_asked_and_its_words_become_parts():
 @pytest.mark.parametrize("answer", [500, 429, 401, "<html>proxy</html>", "not json", 3.0])
 def test_a_server_in_trouble_leaves_the_caption_whole(answer: str | int | float):
     with chat_server([answer]) as (url, _):
-        assert splitter(url, timeout_s=1.0).split(CAPTION) == []
+        asked = splitter(url, timeout_s=1.0)
+        assert asked.split(CAPTION) == []
+    assert asked.counts == {"refused" if answer == "not json" else "unreachable": 1}
+
+
+def test_what_became_of_captions_is_counted():
+    with chat_server([EXACT, "{}", '{"A": "a tumour", "B": "no tumour"}']) as (url, _):
+        asked = splitter(url)
+        assert [len(asked.split(CAPTION)) for _ in range(3)] == [2, 0, 0]
+    assert asked.counts == {"split": 1, "whole": 1, "refused": 1}
 
 
 def test_failures_that_pass_are_asked_again():
@@ -116,12 +125,14 @@ def test_a_server_that_is_not_there_leaves_the_caption_whole():
 
 
 def test_the_model_is_asked_only_where_the_rules_find_nothing_and_panels_are_spoken_of():
-    with chat_server([EXACT]) as (url, requests):
+    told_apart_by_words = "The first panel is an axial CT, the second a coronal CT."
+    answer = '{"A": "an axial CT", "B": "a coronal CT."}'
+    with chat_server([answer]) as (url, requests):
         both = FallbackSplitter(RuleSplitter(), splitter(url))
         assert len(both.split("(A) One. (B) Two.")) == 2
         assert both.split("Axial CT of the chest.") == []
         assert requests == []
-        assert len(both.split(CAPTION)) == 2
+        assert len(both.split(told_apart_by_words)) == 2
     assert len(requests) == 1
 
 

@@ -6,7 +6,7 @@ import pytest
 from lxml import etree
 
 from clipmed.licenses import UNKNOWN_LICENSE
-from dataset_builders.pmc.captions import caption_modality, caption_panels
+from dataset_builders.pmc.captions import caption_modality
 from dataset_builders.pmc.licensing import combined_license, jats_license
 
 
@@ -53,21 +53,6 @@ def test_captions_that_name_one_modality(caption: str, modality: str):
 )
 def test_captions_that_name_none_or_several_are_other(caption: str):
     assert caption_modality(caption) == "other"
-
-
-@pytest.mark.parametrize(
-    ("caption", "panels"),
-    [
-        ("Scans. (A) before, (B, C) after.", "ABC"),
-        ("(a–d) Sections", "ABCD"),
-        ("A. Before. B. After.", "AB"),
-        ("Dose (B) only", ""),
-        ("Group (A) of one", ""),
-        ("Signal (see text) of E. coli", ""),
-    ],
-)
-def test_panels_of_captions(caption: str, panels: str):
-    assert "".join(caption_panels(caption)) == panels
 
 
 def stated(inner: str) -> str | None:
