@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from clipmed.errors import ItemRejectedError
-from clipmed.images import SourceImage, StoredImage, store_pixels
+from clipmed.images import ArrayHWC, SourceImage, StoredImage, store_pixels
 from clipmed.licenses import spdx_id
 from clipmed.records import Caption, Modality, Sample, sample_key
 from clipmed.rejects import RejectReason, Stage
@@ -117,7 +117,7 @@ class SampleMaker:
         modality = caption_modality(f"{figure.caption} {figure.group_caption}")
         whole = self._sample(graphic, item, stored, captions, modality)
         facts: dict[str, Any] = {"num_panels": sum(isinstance(made, Sample) for _, made in panel_samples)}
-        facts |= self._kind(image)
+        facts |= self._kind(image.thumbnail(KIND_SIDE)) if self._classifier else {}
         facts |= {"panels": sorted({letter for part in parts for letter in part.letters})}
         facts |= {"mentions": _mention_list(figure.mentions[: self._config.mentions.max_mentions])}
         self._writer.add(replace(whole, provenance={**whole.provenance, **facts}))
@@ -189,7 +189,7 @@ class SampleMaker:
             },
             "mentions": _mention_list(mentions),
         }
-        facts |= self._kind(SourceImage(stored.jpeg, image))
+        facts |= self._kind(crop)
         return replace(sample, provenance={**sample.provenance, **facts})
 
     def _sample(
@@ -228,10 +228,10 @@ class SampleMaker:
             },
         )
 
-    def _kind(self, image: SourceImage) -> dict[str, Any]:
+    def _kind(self, pixels: ArrayHWC) -> dict[str, Any]:
         if self._classifier is None:
             return {}
-        kind, score = self._classifier.kind_of(image.thumbnail(KIND_SIDE))
+        kind, score = self._classifier.kind_of(pixels)
         return {"figure_kind": str(kind), "figure_kind_score": round(score, 3), "figure_kind_by": self._classifier.name}
 
 
