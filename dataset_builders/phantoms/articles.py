@@ -8,7 +8,7 @@ from enum import StrEnum
 from html import escape
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from dataset_builders.phantoms import sentences
 from dataset_builders.phantoms.config import PhantomConfig
@@ -143,8 +143,8 @@ def _panel_image(rng: np.random.Generator, size: int, panels: Sequence[tuple[str
         panel = Image.fromarray(draw_phantom(modality, finding, rng, size))
         if len(panels) > 1:
             pen = ImageDraw.Draw(panel)
-            pen.rectangle((2, 2, 13, 14), fill="white")
-            pen.text((5, 2), chr(65 + number), fill="black")
+            pen.rectangle((0, 0, 19, 19), fill="white")
+            pen.text((10, 10), chr(65 + number), fill="black", font=ImageFont.load_default(size=18), anchor="mm")
         sheet.paste(panel, (number % 2 * step, number // 2 * step))
     return encode(sheet, "JPEG")
 
