@@ -9,11 +9,9 @@ that only its other objects name is taken without ETag.
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import io
 import json
 import re
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,12 +20,14 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from clipmed.errors import DataError
-from shards.objects import Fault, ObjectClient, ObjectError
+from dataset_builders.pmc.metadata import md5_hex
+from shards.objects import Fault, ObjectClient, ObjectError, Patience
 
 ROOT = "inventory-reports/pmc-oa-opendata/metadata"
 VERSIONS = pa.schema(
     [("number", pa.int64()), ("version", pa.int32()), ("etag", pa.string()), ("last_modified", pa.string())]
 )
+_ROWS = VERSIONS.append(pa.field("rank", pa.int8()))  # 0 in rows of metadata, which come first, and 1 in others
 _DATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\dZ")
 _COLUMNS = {"bucket": "bucket", "key": "key", "lastmodifieddate": "last_modified", "etag": "etag"}
 _DEFAULT_SCHEMA = "Bucket, Key, LastModifiedDate, ETag"
@@ -37,6 +37,9 @@ _OTHER_KEYS = r"^(?:README\.txt|inventory-reports/.*|deprecated/.*|[^/]*)$"
 _MOST_UNKNOWN = 0.01
 _MAX_MANIFEST_BYTES = 16_000_000
 _MAX_FILE_BYTES = 4_000_000_000
+_BLOCK_BYTES = 1 << 24
+# A file of the inventory has 50 MB, where an article's have one.
+_PATIENCE = Patience(whole_s=900.0)
 
 
 def read_inventory(address: str, date: str = "latest") -> tuple[str, pa.Table]:
@@ -46,13 +49,59 @@ def read_inventory(address: str, date: str = "latest") -> tuple[str, pa.Table]:
         DataError: no such inventory, one that is not whole, one that lists no article or too much else, or a server
             that cannot be reached.
     """
-    client = ObjectClient(address, public=True)
+    client = ObjectClient(address, _PATIENCE, public=True)
     taken, manifest = _find(client, date)
-    names = [name.strip().lower() for name in manifest.get("fileSchema", _DEFAULT_SCHEMA).split(",")]
+    where = f"{client.url}/{ROOT}/{taken}/manifest.json"
+    entries = _entries(manifest, where)
+    names = [name.strip().lower() for name in str(manifest.get("fileSchema", _DEFAULT_SCHEMA)).split(",")]
     if "key" not in names:
-        raise DataError(f"{address}/{ROOT}/{taken}/manifest.json: fileSchema is {names}; allowed: one with a Key")
-    parts = [_read_file(client, taken, entry, names) for entry in _entries(manifest, client, taken)]
-    return taken, _versions(pa.concat_tables(parts), f"{address}, inventory {taken}")
+        raise DataError(f"{where}: fileSchema is {names}; allowed: one with a Key")
+    listed = _Listed()
+    for entry in entries:
+        _read_file(client, taken, entry, names, listed)
+    return taken, listed.versions(f"{address}, inventory {taken}")
+
+
+@dataclass(slots=True)
+class _Listed:
+    """The versions that rows name, as (number, version, etag, last_modified, rank), and what the other rows were."""
+
+    parts: list[pa.Table] = field(default_factory=list)
+    num_rows: int = 0
+    num_strange: int = 0
+    example: str = ""
+
+    def add(self, block: pa.RecordBatch) -> None:
+        """Take a block of text columns key, and last_modified and etag where the inventory has them."""
+        keys = block["key"]
+        found = pc.extract_regex(keys, _KEY)
+        unknown = keys.filter(pc.is_null(found))
+        strange = unknown.filter(pc.invert(pc.match_substring_regex(unknown, _OTHER_KEYS)))
+        self.num_rows += len(keys)
+        self.num_strange += len(strange)
+        self.example = self.example or "".join(strange.slice(0, 1).to_pylist())
+        blank = pa.repeat("", len(keys))
+        texts = [block[name] if name in block.schema.names else blank for name in ("etag", "last_modified")]
+        is_metadata = pc.starts_with(keys, "metadata/")
+        columns = {
+            "number": found.field("number"),
+            "version": found.field("version"),
+            "etag": pc.if_else(is_metadata, pc.utf8_trim(texts[0], '"'), ""),
+            "last_modified": texts[1],
+            "rank": pc.invert(is_metadata).cast(pa.int8()),
+        }
+        rows = pa.table(columns).filter(pc.is_valid(found)).cast(_ROWS)
+        self.parts.append(_once(rows))
+
+    def versions(self, where: str) -> pa.Table:
+        """Return each version once (schema VERSIONS); raises DataError where too little is named."""
+        versions = _once(pa.concat_tables([_ROWS.empty_table(), *self.parts])).drop_columns(["rank"])
+        if not len(versions) or self.num_strange > _MOST_UNKNOWN * self.num_rows:
+            raise DataError(
+                f"{where}: {self.num_strange} of {self.num_rows} rows name no article (such as {self.example!r}); "
+                "allowed: keys as metadata/PMC123.1.json; is this an inventory of PubMed Central's bucket?"
+            )
+        return versions
 
 
 def _find(client: ObjectClient, date: str) -> tuple[str, dict[str, Any]]:
@@ -79,64 +128,53 @@ def _find(client: ObjectClient, date: str) -> tuple[str, dict[str, Any]]:
     raise DataError(f"{client.url}/{ROOT} holds no inventory of {date!r}; give another --date, or `latest`")
 
 
-def _entries(manifest: dict[str, Any], client: ObjectClient, taken: str) -> list[dict[str, Any]]:
+def _entries(manifest: Any, where: str) -> list[dict[str, Any]]:
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(files, list) or not files or not all(isinstance(file, dict) and "key" in file for file in files):
-        raise DataError(f"{client.url}/{ROOT}/{taken}/manifest.json lists no files; give another --date")
+        raise DataError(f"{where} lists no files; give another --date")
     return files
 
 
-def _read_file(client: ObjectClient, taken: str, entry: dict[str, Any], names: list[str]) -> pa.Table:
-    """Return the rows of one file of the inventory, as text columns key, last_modified, etag."""
-    key = str(entry["key"])
-    where = f"{client.url}/{key}"
-    try:
-        data = client.get(key, _MAX_FILE_BYTES).data
-    except ObjectError as error:
-        raise DataError(f"the inventory {taken} is not whole: {error.detail}; give another --date") from error
-    stated = str(entry.get("MD5checksum", "")).lower()
-    if stated and hashlib.md5(data, usedforsecurity=False).hexdigest() != stated:
-        raise DataError(f"{where} is not what the inventory's manifest says (md5 {stated}); try again")
+def _read_file(client: ObjectClient, taken: str, entry: dict[str, Any], names: list[str], listed: _Listed) -> None:
+    """Add the rows of one file of the inventory, block by block: it is never unpacked as a whole."""
+    where = f"{client.url}/{entry['key']}"
+    data = _fetch(client, taken, entry)
     columns = [_COLUMNS.get(name, name) for name in names]
     wanted = [name for name in ("key", "last_modified", "etag") if name in columns]
     try:
-        table = csv.read_csv(
-            io.BytesIO(gzip.decompress(data)),
-            read_options=csv.ReadOptions(column_names=columns),
+        blocks = csv.open_csv(
+            pa.CompressedInputStream(pa.BufferReader(data), "gzip"),
+            read_options=csv.ReadOptions(column_names=columns, block_size=_BLOCK_BYTES),
             convert_options=csv.ConvertOptions(
                 include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False
             ),
         )
-    except (OSError, EOFError, pa.ArrowInvalid) as error:
+        for block in blocks:
+            listed.add(block)
+    except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{where} cannot be read as gzipped CSV: {error}; give another --date") from error
-    for name in ("last_modified", "etag"):
-        if name not in wanted:
-            table = table.append_column(name, pa.repeat("", len(table)))
-    return table.select(["key", "last_modified", "etag"])
 
 
-def _versions(rows: pa.Table, where: str) -> pa.Table:
-    """Return each article version once, with the ETag of its metadata."""
-    found = pc.extract_regex(rows["key"].combine_chunks(), _KEY)
-    is_version = np.asarray(pc.is_valid(found))
-    unknown = rows["key"].filter(pa.array(~is_version))
-    strange = unknown.filter(pc.invert(pc.match_substring_regex(unknown, _OTHER_KEYS)))
-    if not is_version.any() or len(strange) > _MOST_UNKNOWN * len(rows):
-        example = (strange if len(strange) else unknown)[0].as_py() if len(unknown) else ""
-        raise DataError(
-            f"{where}: {len(strange)} of {len(rows)} rows name no article (such as {example!r}); "
-            "allowed: keys as metadata/PMC123.1.json; is this an inventory of PubMed Central's bucket?"
-        )
-    mask = pa.array(is_version)
-    rows, found = rows.filter(mask), found.filter(mask)
-    is_metadata = np.asarray(pc.starts_with(rows["key"], "metadata/"))
-    number = np.asarray(found.field("number").cast(pa.int64()))
-    version = np.asarray(found.field("version").cast(pa.int32()))
-    order = np.lexsort((~is_metadata, version, number))
+def _fetch(client: ObjectClient, taken: str, entry: dict[str, Any]) -> bytes:
+    """Return a file of the inventory as the manifest says that it is."""
+    try:
+        data = client.get(str(entry["key"]), _MAX_FILE_BYTES).data
+    except ObjectError as error:
+        raise DataError(f"the inventory {taken} is not whole: {error.detail}; give another --date") from error
+    stated = {"size": entry.get("size"), "md5": str(entry.get("MD5checksum", "")).lower() or None}
+    for name, got in (("size", len(data)), ("md5", md5_hex(data))):
+        if stated[name] not in {None, got}:
+            raise DataError(
+                f"{client.url}/{entry['key']} is not what the inventory's manifest says "
+                f"({name} {stated[name]}, got {got}); try again"
+            )
+    return data
+
+
+def _once(rows: pa.Table) -> pa.Table:
+    """Return the first row of each version by rank, sorted by number and version."""
+    number, version, rank = (np.asarray(rows[name]) for name in ("number", "version", "rank"))
+    order = np.lexsort((rank, version, number))
     first = np.ones(len(order), np.bool_)
     first[1:] = (np.diff(number[order]) != 0) | (np.diff(version[order]) != 0)
-    kept = order[first]
-    etag = pc.if_else(pa.array(is_metadata), pc.utf8_trim(rows["etag"], '"'), "")
-    columns = {"number": number[kept], "version": version[kept]}
-    texts = {"etag": etag.take(pa.array(kept)), "last_modified": rows["last_modified"].take(pa.array(kept))}
-    return pa.table({**columns, **texts}).cast(VERSIONS)
+    return rows.take(pa.array(order[first]))

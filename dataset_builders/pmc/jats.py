@@ -9,7 +9,7 @@ from lxml import etree
 from dataset_builders.pmc.config import ParseLimits
 from dataset_builders.pmc.licensing import jats_license
 from dataset_builders.pmc.mentions import Mention, find_mentions
-from dataset_builders.pmc.parser import UTF16_MARKS, parse_xml
+from dataset_builders.pmc.parser import parse_xml
 from dataset_builders.pmc.xmltext import local_name, text_of
 
 HREF = "{http://www.w3.org/1999/xlink}href"
@@ -75,7 +75,7 @@ def parse_jats(data: bytes, limits: ParseLimits | None = None) -> JatsArticle:
     root, recovered = parse_xml(data, limits or ParseLimits())
     if local_name(root) != "article":  # in the envelope of an OAI record, or of an answer to efetch
         root = next(root.iter("{*}article"), root)
-    translated = _drop_translations(root) if b"sub-article" in data or data.startswith(UTF16_MARKS) else 0
+    translated = _drop_translations(root)
     scan = _scan(root)
     language = root.get(LANGUAGE) or "en"
     mentions = find_mentions(scan.figures, _targets(scan), scan.xrefs)
@@ -104,11 +104,15 @@ def parse_jats(data: bytes, limits: ParseLimits | None = None) -> JatsArticle:
 def _drop_translations(root: etree._Element) -> int:
     """Remove sub-articles that repeat the article in another language; return how many figures they repeat."""
     dropped = 0
-    for part in list(root.iter("{*}sub-article")):
-        parent = part.getparent()
-        if part.get("article-type") == "translation" and parent is not None:
-            dropped += sum(1 for _ in part.iter("{*}fig"))
-            parent.remove(part)
+    waiting = [root]
+    while waiting:
+        whole = waiting.pop()
+        for part in list(whole.iterchildren("{*}sub-article", "{*}response")):
+            if part.get("article-type") == "translation":
+                dropped += sum(1 for _ in part.iter("{*}fig"))
+                whole.remove(part)
+            else:
+                waiting.append(part)
     return dropped
 
 

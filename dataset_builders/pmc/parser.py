@@ -16,21 +16,15 @@ from dataset_builders.pmc.config import ParseLimits
 # HTML's names are those of the ISO sets that legacy document types load, but for the monotonic Greek of ISOgrk1.
 _GREEK_NAMES = "a b g d e z ee th i k l m n x o p r sf s t u ph kh ps oh"
 _ISO_GREEK = dict(zip((f"{name}gr" for name in _GREEK_NAMES.split()), "αβγδεζηθικλμνξοπρςστυφχψω", strict=True))
-_ENTITY = re.compile(rb"&(?!(?:amp|lt|gt|quot|apos);)([A-Za-z][\w.-]*);")
-_PLAIN_REFERENCES = (b"#", b"amp;", b"lt;", b"gt;", b"quot;", b"apos;")
+_ENTITY = re.compile(rb"&(?=[A-Za-z])(?!(?:amp|lt|gt|quot|apos);)([\w.-]+);")
 _DECLARATION = re.compile(rb"<!ENTITY\s+(%\s+)?([\w.:-]+)\s+(?:\"([^\"]*)\"|'([^']*)'|(SYSTEM|PUBLIC)\b([^>]*))")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _NUMERIC_REFERENCE = re.compile(rb"&#(?:x([0-9a-fA-F]+)|(\d+));")
 _OTHER_ENCODING = re.compile(rb"<\?xml[^>]*encoding\s*=\s*[\"'](?!utf-?8)", re.I)
 _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_BALLAST: dict[bytes, tuple[bytes, ...]] = {
-    b"ref-list": (),
-    b"table": (b"<fig", b"<p"),  # figures, and paragraphs that may cite some
-    b"contrib-group": (),
-}
-# By a character that is rare and so quickly looked for.
-_HIDING = {b"!": ((b"<!--", b"-->"), (b"<![CDATA[", b"]]>")), b"?": ((b"<?", b"?>"),)}
-_TAG_GOES_ON = frozenset({b">", b" ", b"\t", b"\r", b"\n"})
+# Beginning and end, and the beginning's rarest character.
+_HIDING = ((b"<!--", b"-->", b"!"), (b"<![CDATA[", b"]]>", b"!"), (b"<?", b"?>", b"?"))
+_TAG_ENDS = frozenset({b">", b" ", b"\t", b"\r", b"\n"})
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _XML_DECLARATION = re.compile(r"^\ufeff?<\?xml[^>]*\?>")
 _MAX_ENTITY_CHARS = 64
@@ -92,10 +86,10 @@ def resolve_entities(data: bytes) -> tuple[bytes, set[str]]:
     Raises:
         ItemRejectedError: article_unsafe, for declarations of entities that are more than a few characters.
     """
-    declared = _declared_entities(data) if b"<!ENTITY" in data else {}
+    declared = _declared_entities(data) if any(_starts(data, b"<!ENTITY", b"!")) else {}
     unknown: set[str] = set()
-    if not _has_names(data):
-        return data, unknown  # nearly all articles; searching by pattern costs as much as a sixth of parsing
+    if _ENTITY.search(data) is None:
+        return data, unknown
 
     def resolve(match: re.Match[bytes]) -> bytes:
         name = match.group(1)
@@ -109,16 +103,6 @@ def resolve_entities(data: bytes) -> tuple[bytes, set[str]]:
         return "".join(f"&#{ord(character)};" for character in text).encode()
 
     return _ENTITY.sub(resolve, data), unknown
-
-
-def _has_names(data: bytes) -> bool:
-    """Whether there is a reference that is neither a number nor one of XML's own five names."""
-    at = data.find(b"&")
-    while at >= 0:
-        if not data.startswith(_PLAIN_REFERENCES, at + 1):
-            return True
-        at = data.find(b"&", at + 1)
-    return False
 
 
 def _declared_entities(data: bytes) -> dict[bytes, str]:
@@ -161,20 +145,23 @@ def _parser(recover: bool) -> etree.XMLParser:
 
 
 def _without_ballast(data: bytes) -> bytes:
-    """The bytes without bibliographies, tables and lists of authors, where cutting them out is certainly safe.
+    """The bytes without bibliographies and tables, where cutting them out is certainly safe.
 
-    They hold half of a typical article's elements and nothing that is wanted, but for figures and paragraphs that cite
-    figures inside tables: such tables stay.
+    They hold half of a typical article and nothing that is wanted, but for figures and paragraphs that cite figures
+    inside tables: such tables stay.
     """
     hidden = _hidden(data)
-    cuts = sorted(span for name, wanted in _BALLAST.items() for span in _cuts(data, name, wanted, hidden))
+    cuts = sorted([*_cuts(data, b"ref-list", (), hidden), *_cuts(data, b"table", (b"<fig", b"<p"), hidden)])
+    if not cuts:
+        return data
+    whole = memoryview(data)
     kept = []
     start = 0
     for begin, end in cuts:
         if begin >= start:  # not inside the one before
-            kept.append(data[start:begin])
+            kept.append(whole[start:begin])
             start = end
-    return b"".join([*kept, data[start:]]) if kept else data
+    return b"".join([*kept, whole[start:]])
 
 
 def _cuts(
@@ -185,10 +172,8 @@ def _cuts(
     start = 0
     while (found := data.find(closing, start)) >= 0:
         end = found + len(closing)
-        begin = following = data.find(opening, start, found)
-        while (following := data.find(opening, following + 1, found)) > begin:
-            begin = following
-        whole = begin >= 0 and data[begin + len(opening) : begin + len(opening) + 1] in _TAG_GOES_ON
+        begin = data.rfind(opening, start, found)
+        whole = begin >= 0 and data[begin + len(opening) : begin + len(opening) + 1] in _TAG_ENDS
         no_tag = any(first < edge < last for first, last in hidden for edge in (begin, found))
         if whole and not no_tag and all(data.find(mark, begin, end) < 0 for mark in wanted):
             yield begin, end
@@ -198,15 +183,21 @@ def _cuts(
 def _hidden(data: bytes) -> list[tuple[int, int]]:
     """The spans of comments, character data and instructions, in which what looks like a tag is none."""
     spans = []
-    for mark, beginnings in _HIDING.items():
-        at = data.find(mark)
-        while at >= 0:
-            for beginning, ending in beginnings:
-                if at and data.startswith(beginning, at - 1):
-                    end = data.find(ending, at)
-                    spans.append((at - 1, end if end >= 0 else len(data)))
-            at = data.find(mark, at + 1)
+    for beginning, ending, rare in _HIDING:
+        for start in _starts(data, beginning, rare):
+            end = data.find(ending, start)
+            spans.append((start, end if end >= 0 else len(data)))
     return spans
+
+
+def _starts(data: bytes, word: bytes, rare: bytes) -> Iterator[int]:
+    """Where a word begins, found by its rarest character: that takes a tenth of the time of looking for the word."""
+    before = word.index(rare)
+    at = data.find(rare)
+    while at >= 0:
+        if data.startswith(word, at - before) and at >= before:
+            yield at - before
+        at = data.find(rare, at + 1)
 
 
 def _clean(data: bytes) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from dataset_builders.pmc.sources import ArticleRef
 _PMCID = re.compile(r"PMC(\d{1,18})(?:\.\d+)?", re.I)
 _PMID = re.compile(r"\d{1,18}")
 _DOI = re.compile(r"(?:https?://(?:dx\.)?doi\.org/|doi:\s*)?(10\.\d{4,9}/\S+)", re.I)
+_COMMENT = re.compile(r"(^|\s)#.*", re.S)
 _MAX_NAMED = 5
 
 
@@ -63,7 +63,7 @@ def read_ids(config: SelectionConfig) -> Ids:
     exclude = _read_list(config.exclude_ids, _stamp(config.exclude_ids)) if config.exclude_ids else IdList()
     if keep == IdList():
         raise ConfigError(f"select.ids: {config.ids} holds no id; leave the setting out to keep every article")
-    return Ids(keep=keep, exclude=exclude, digest=_digest([keep, exclude]))
+    return Ids(keep=keep, exclude=exclude, digest=_digest(keep, exclude))
 
 
 def select_ref(ref: ArticleRef, ids: Ids) -> None:
@@ -145,10 +145,10 @@ def _read_list(path: Path, _stamp: tuple[int, int]) -> IdList:
     pubmed: set[int] = set()
     dois: set[str] = set()
     wrong: list[int] = []
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    with path.open(encoding="utf-8-sig", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
-            text = line.split(" #", 1)[0].strip()
-            if not text or text.startswith("#"):
+            text = _COMMENT.sub("", line).strip()
+            if not text:
                 continue
             if match := _PMCID.fullmatch(text):
                 pmc.add(int(match.group(1)))
@@ -167,9 +167,10 @@ def _read_list(path: Path, _stamp: tuple[int, int]) -> IdList:
     return IdList(pmc=frozenset(pmc), pubmed=frozenset(pubmed), doi=frozenset(dois))
 
 
-def _digest(lists: Iterable[IdList | None]) -> str:
+@lru_cache(maxsize=4)
+def _digest(keep: IdList | None, exclude: IdList) -> str:
     digest = hashlib.sha256()
-    for ids in lists:
+    for ids in (keep, exclude):
         parts = [] if ids is None else [sorted(ids.pmc), sorted(ids.pubmed), sorted(ids.doi)]
         digest.update(repr(parts).encode())
     return digest.hexdigest()

@@ -44,7 +44,8 @@ SNAPSHOT = pa.schema(
 )
 SCHEMA_VERSION = 1
 _META = b"clipmed"
-_VERSION_FOLDER = re.compile(r"PMC(\d{1,18})\.(\d{1,9})")
+_VERSION_FOLDER = re.compile(r"PMC(?P<number>\d{1,18})\.(?P<version>\d{1,9})", re.ASCII)
+_BATCH_ROWS = 65536
 _IDENTITY = ("path", "layout", "etag", "superseded_by")
 
 
@@ -63,10 +64,10 @@ class Snapshot:
         for name in ("number", "version"):
             digest.update(np.asarray(self.table[name]).astype("<i8").tobytes())
         for name in _IDENTITY:
-            values = self.table[name].cast(pa.large_binary()).combine_chunks()
+            values = self.table[name].cast(pa.large_binary())
             digest.update(np.asarray(pc.binary_length(values)).astype("<i8").tobytes())
-            for part in values.chunks if isinstance(values, pa.ChunkedArray) else [values]:
-                digest.update(b"".join(part.to_pylist()))
+            for part in values.chunks:
+                digest.update(_bytes_of(part))
         return digest.hexdigest()
 
 
@@ -89,20 +90,9 @@ def take_snapshot(root: str, layout: Layout, date: str = "latest") -> Snapshot:
             f"layout: got 'packages' with the address {root}; allowed: auto or bucket, or a folder as root"
         )
     taken, versions = read_inventory(root, date)
-    count = len(versions)
-    number, version = np.asarray(versions["number"]), np.asarray(versions["version"])
-    table = pa.table(
-        {
-            "number": number,
-            "version": version,
-            "path": pa.array([f"PMC{n}.{v}".encode() for n, v in zip(number.tolist(), version.tolist(), strict=True)]),
-            "layout": pa.repeat("bucket", count),
-            "etag": versions["etag"],
-            "last_modified": versions["last_modified"],
-            "superseded_by": pa.repeat(b"", count),
-        }
-    ).cast(SNAPSHOT)
-    return Snapshot(address=root, taken=taken, table=mark_superseded(table))
+    number, version = (versions[name].cast(pa.string()) for name in ("number", "version"))
+    paths = pc.binary_join_element_wise("PMC", pc.binary_join_element_wise(number, version, "."), "")
+    return Snapshot(address=root, taken=taken, table=mark_superseded(_rows(versions, paths, "bucket")))
 
 
 def list_folder(root: Path, layout: Layout) -> pa.Table:
@@ -116,21 +106,18 @@ def list_folder(root: Path, layout: Layout) -> pa.Table:
             f"root: no such folder: {root}; give a folder of PMC<id>.<version>/ folders or *.tar.gz packages, "
             "or an address such as s3://pmc-oa-opendata"
         )
-    rows: list[tuple[int, int, bytes, str]] = []
+    parts = []
     if layout in {"auto", "bucket"}:
-        rows += _version_folders(root)
+        parts.append(_version_folders(root))
     if layout in {"auto", "packages"}:
-        rows += _packages(root)
-    if not rows:
+        parts.append(_packages(root))
+    table = pa.concat_tables(parts)
+    if not len(table):
         raise ConfigError(
             f"root: {root} holds no article in the layout {layout!r}; "
             "allowed: PMC<id>.<version>/ folders (bucket) or *.tar.gz files (packages)"
         )
-    numbers, versions, paths, layouts = zip(*rows, strict=True)
-    empty = [""] * len(rows)
-    columns = [numbers, versions, paths, layouts, empty, empty, [b""] * len(rows)]
-    arrays = [pa.array(list(column), field.type) for column, field in zip(columns, SNAPSHOT, strict=True)]
-    return mark_superseded(pa.table(arrays, schema=SNAPSHOT))
+    return mark_superseded(table)
 
 
 def mark_superseded(table: pa.Table) -> pa.Table:
@@ -151,11 +138,13 @@ def mark_superseded(table: pa.Table) -> pa.Table:
 
 def unit_numbers(table: pa.Table, num_units: int) -> npt.NDArray[np.int64]:
     """Return the work unit of every row: that of `clipmed.records.unit_of_group` for the article's name."""
-    names = zip(table["number"].to_pylist(), table["path"].to_pylist(), strict=True)
-    units = (
-        unit_of_group(f"PMC{number}" if number else printable(os.fsdecode(path)), num_units) for number, path in names
-    )
-    return np.fromiter(units, np.int64, len(table))
+
+    def units() -> Iterator[int]:
+        for batch in table.select(["number", "path"]).to_batches(max_chunksize=_BATCH_ROWS):
+            for number, path in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                yield unit_of_group(f"PMC{number}" if number else printable(os.fsdecode(path)), num_units)
+
+    return np.fromiter(units(), np.int64, len(table))
 
 
 def write_units(snapshot: Snapshot, path: Path, num_units: int) -> None:
@@ -165,7 +154,7 @@ def write_units(snapshot: Snapshot, path: Path, num_units: int) -> None:
     ends = np.cumsum(np.bincount(units, minlength=num_units)).tolist()
     table = snapshot.table.drop_columns(["last_modified"]).take(pa.array(order))
     table = table.replace_schema_metadata(_metadata({"digest": snapshot.digest}))
-    with atomic_file(path) as partial, pq.ParquetWriter(partial, table.schema) as writer:
+    with atomic_file(path) as partial, pq.ParquetWriter(partial, table.schema, compression="zstd") as writer:
         for start, end in zip([0, *ends[:-1]], ends, strict=True):
             writer.write_table(table.slice(start, end - start), row_group_size=max(end - start, 1))
 
@@ -205,7 +194,10 @@ def read_snapshot(path: Path) -> Snapshot:
         DataError: no such file, not a snapshot, or one whose rows are not what it says.
     """
     about = _read_metadata(path)
-    table = pq.read_table(path).replace_schema_metadata(None)
+    try:
+        table = pq.ParquetFile(path).read().replace_schema_metadata(None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is damaged: {error}; take the snapshot again") from error
     if table.schema != SNAPSHOT or "address" not in about:
         raise DataError(f"{path} is not a snapshot; give a file that `pmc snapshot` wrote")
     snapshot = Snapshot(address=about["address"], taken=about["taken"], table=table)
@@ -231,14 +223,40 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     return found
 
 
-def _version_folders(root: Path) -> Iterator[tuple[int, int, bytes, str]]:
+def _rows(ids: pa.Table, paths: Any, layout: str) -> pa.Table:
+    """Return rows of SNAPSHOT from numbers and versions (and ETags and times, if listed), with nothing superseded."""
+    unknown = pa.repeat("", len(ids))
+    columns = {name: ids[name] if name in ids.column_names else unknown for name in SNAPSHOT.names}
+    columns |= {"path": paths, "layout": pa.repeat(layout, len(ids))}
+    return pa.table(columns).cast(SNAPSHOT)
+
+
+def _version_folders(root: Path) -> pa.Table:
     with os.scandir(root) as entries:
-        for entry in entries:
-            match = _VERSION_FOLDER.fullmatch(entry.name)
-            if match and entry.is_dir():
-                yield int(match.group(1)), int(match.group(2)), os.fsencode(entry.name), "bucket"
+        names = [entry.name for entry in entries if _VERSION_FOLDER.fullmatch(entry.name) and entry.is_dir()]
+    paths = pa.array(names, pa.string())
+    found = pc.extract_regex(paths, _VERSION_FOLDER.pattern)
+    numbers, versions = (found.field(name).cast(pa.int64()) for name in ("number", "version"))
+    return _rows(pa.table({"number": numbers, "version": versions}), paths, "bucket")
 
 
-def _packages(root: Path) -> Iterator[tuple[int, int, bytes, str]]:
-    for path in root.rglob("*.tar.gz"):
-        yield package_pmcid(path), 0, os.fsencode(path.relative_to(root).as_posix()), "packages"
+def _packages(root: Path) -> pa.Table:
+    """List the packages in any folder but those of article versions, whose tars are supplements."""
+    numbers: list[int] = []
+    paths: list[bytes] = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = (name for name in subfolders if not _VERSION_FOLDER.fullmatch(name))
+        for path in (Path(folder, name) for name in names if name.endswith(".tar.gz")):
+            numbers.append(package_pmcid(path))
+            paths.append(os.fsencode(path.relative_to(root).as_posix()))
+    ids = pa.table({"number": pa.array(numbers, pa.int64()), "version": pa.array(np.zeros(len(numbers), np.int32))})
+    return _rows(ids, pa.array(paths, pa.binary()), "packages")
+
+
+def _bytes_of(values: pa.LargeBinaryArray) -> memoryview | bytes:
+    """Return the values one after the other, without copying them."""
+    _, offsets, data = values.buffers()
+    if data is None or not len(values):
+        return b""
+    ends = np.frombuffer(offsets, np.int64)
+    return memoryview(data)[ends[values.offset] : ends[values.offset + len(values)]]

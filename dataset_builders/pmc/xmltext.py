@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 
 from lxml import etree
 
@@ -21,7 +22,6 @@ BLOCKS = frozenset(
         "label", "td", "th"
     }
 )  # fmt: skip
-_SPECIAL = tuple(f"{{*}}{name}" for name in sorted(EXCLUDED | BLOCKS))
 _MARK = "\ufdd0"  # a noncharacter: no article holds it
 
 
@@ -41,52 +41,20 @@ def marked_text(element: etree._Element, marked: Sequence[etree._Element]) -> tu
 
     The descendants come in document order. Should one of them lie in an excluded element, all positions are 0.
     """
-    if all(descendant.getparent() is element for descendant in marked):
-        pieces = " ".join("".join(_marked_pieces(element, marked)).split()).split(_MARK)
-    else:
-        pieces = _marked_inside(element, marked)
+    texts = [descendant.text or "" for descendant in marked]
+    for descendant, text in zip(marked, texts, strict=True):
+        descendant.text = _MARK + text
+    pieces = text_of(element).split(_MARK)
+    for descendant, text in zip(marked, texts, strict=True):
+        descendant.text = text
     positions = list(itertools.accumulate(map(len, pieces[:-1])))
     return "".join(pieces), positions if len(positions) == len(marked) else [0] * len(marked)
-
-
-def _marked_pieces(element: etree._Element, marked: Sequence[etree._Element]) -> list[str]:
-    """The pieces of an element's text, with a mark before each of its marked children."""
-    waiting = iter(marked)
-    following = next(waiting, None)
-    pieces = [element.text or ""]
-    for child in element:
-        name = local_name(child)
-        space = " " if name in BLOCKS else ""
-        pieces.append(space)
-        if child is following:
-            pieces.append(_MARK)
-            following = next(waiting, None)
-        if name not in EXCLUDED:
-            pieces.append(_raw_text(child) if len(child) else child.text or "")
-        pieces += (space, child.tail or "")
-    return pieces
-
-
-def _marked_inside(element: etree._Element, marked: Sequence[etree._Element]) -> list[str]:
-    """The pieces of an element's text between marked descendants at any depth, by marks put into the tree meanwhile."""
-    marks = []
-    for descendant in marked:
-        mark = etree.Element("mark")
-        mark.text = _MARK
-        descendant.addprevious(mark)  # an element of its own: text that a repair let through may not be settable
-        marks.append(mark)
-    pieces = text_of(element).split(_MARK)
-    for mark in marks:
-        parent = mark.getparent()
-        if parent is not None:
-            parent.remove(mark)
-    return pieces
 
 
 def _raw_text(element: etree._Element) -> str:
     if len(element) == 0:
         return element.text or ""
-    if next(element.iterdescendants(*_SPECIAL), None) is None:
+    if not any(_is_special(node.tag) for node in element.iterdescendants()):
         return etree.tostring(element, method="text", encoding="unicode", with_tail=False)
     pieces: list[str] = []
     waiting: list[etree._Element | str] = [element]
@@ -97,6 +65,12 @@ def _raw_text(element: etree._Element) -> str:
         else:
             waiting.extend(reversed(_parts(node)))
     return "".join(pieces)
+
+
+@lru_cache(maxsize=1024)
+def _is_special(tag: object) -> bool:
+    """Whether an element of this tag is more than inline text; lxml's own search by so many tags takes longer."""
+    return isinstance(tag, str) and tag.rpartition("}")[2] in EXCLUDED | BLOCKS
 
 
 def _parts(element: etree._Element) -> list[etree._Element | str]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -79,3 +84,48 @@ def test_damaged_tars_are_errors_and_leave_no_receipt(tmp_path: Path, capsys: py
         unpack([tmp_path / "absent.tar.gz"], tmp_path / "mirror")
     assert main(["pmc", "unpack", str(whole), "--out", str(tmp_path / "mirror")]) == 0
     assert "98" in capsys.readouterr().out
+
+
+def test_the_date_in_a_tars_name_says_which_is_newer(tmp_path: Path):
+    for name, text in (
+        ("oa_comm_xml.incr.2025-06-26.tar.gz", b"newest"),
+        ("oa_noncomm_xml.PMC000xxxxxx.baseline.2024-12-18.tar.gz", b"older"),
+        ("zz_comm_use.A-B.xml.tar.gz", b"oldest"),
+    ):
+        bulk(tmp_path / name, {"PMC1.xml": text})
+    unpack(list(tmp_path.glob("*.tar.gz")), tmp_path / "mirror")
+    assert (tmp_path / "mirror" / "PMC1.1" / "PMC1.1.xml").read_bytes() == b"newest"
+
+
+def test_a_damaged_header_is_not_taken_for_the_end(tmp_path: Path):
+    whole = bulk(tmp_path / "whole.tar.gz", {f"PMC{n}.xml": b"<article/>" for n in range(1, 9)})
+    data = bytearray(gzip.decompress(whole.read_bytes()))
+    data[4 * 1024] ^= 0xFF  # in the fifth member's header
+    whole.write_bytes(gzip.compress(bytes(data)))
+    with pytest.raises(DataError, match="header is damaged"):
+        unpack([whole], tmp_path / "mirror")
+
+
+def test_bombs_are_refused(tmp_path: Path):
+    tar = bulk(tmp_path / "bomb.tar.gz", {"PMC1.xml": bytes(40_000_000)})
+    with pytest.raises(DataError, match="bytes unpack to more than"):
+        unpack([tar], tmp_path / "mirror")
+
+
+def test_a_killed_run_goes_on_to_the_same_files(tmp_path: Path):
+    old = bulk(tmp_path / "oa.2024-12-18.tar.gz", {f"PMC{n}.xml": b"old %d" % n for n in range(1, 3001)})
+    new = bulk(tmp_path / "oa.2025-01-10.tar.gz", {f"PMC{n}.xml": b"new %d" % n for n in range(2000, 4001)})
+    counts = unpack([old, new], tmp_path / "whole")
+    out = tmp_path / "killed"
+    words = [sys.executable, "-m", "dataset_builders", "pmc", "unpack", str(old), str(new), "--out", str(out)]
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (out / "PMC300.1").exists():
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert unpack([old, new], out) == counts == {"articles": 5001, "members": 5001}
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -94,6 +94,7 @@ def test_journals_compare_without_case_and_dots():
         ("doi:10.1000/ABC.1", True),
         ("10.1000/abc.12", False),
         ("# nothing but\n\nPMC77\n", True),
+        ("\ufeffPMC77\t# as spreadsheets write it\r\n", True),
     ],
 )
 def test_lists_of_ids_keep_and_leave_out(tmp_path: Path, lines: str, kept: bool):

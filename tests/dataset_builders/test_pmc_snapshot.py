@@ -99,6 +99,12 @@ def test_packages_are_listed_in_any_folder_and_give_way_to_versions(tmp_path: Pa
     assert [ref.path for ref in refs(tmp_path, "bucket")] == ["PMC9.1"]
 
 
+def test_tars_inside_an_articles_folder_are_supplements(tmp_path: Path):
+    package(tmp_path / "PMC9.1" / "supplement.tar.gz")
+    package(tmp_path / "metadata" / "PMC8.tar.gz")
+    assert [ref.path for ref in refs(tmp_path)] == ["metadata/PMC8.tar.gz", "PMC9.1"]
+
+
 def test_folders_without_articles_are_refused(tmp_path: Path):
     (tmp_path / "text").mkdir()
     with pytest.raises(ConfigError, match="holds no article in the layout 'bucket'"):
@@ -133,9 +139,13 @@ def test_snapshots_survive_the_disk_and_damage_is_seen(tmp_path: Path):
     write_snapshot(snapshot, path)
     again = read_snapshot(path)
     assert (again.address, again.taken, again.digest) == (snapshot.address, "", snapshot.digest)
+    whole = path.read_bytes()
     table = pq.read_table(path)
     other = table.set_column(0, table.schema.field(0), [[2]])
     pq.write_table(other, path)
+    with pytest.raises(DataError, match="damaged"):
+        read_snapshot(path)
+    path.write_bytes(whole[:40] + b"\xff" * 40 + whole[80:])
     with pytest.raises(DataError, match="damaged"):
         read_snapshot(path)
     path.write_bytes(b"junk")
@@ -189,6 +199,36 @@ def test_an_inventory_file_with_another_checksum_is_refused(tmp_path: Path):
     (tmp_path / ROOT / "data" / f"{DATE}.csv.gz").write_bytes(gzip.compress(line("metadata/PMC2.1.json").encode()))
     with bucket_server(folder=tmp_path) as server, pytest.raises(DataError, match="not what the inventory's manifest"):
         take_snapshot(server.url, "auto", DATE)
+
+
+def test_an_inventory_file_is_as_long_as_stated_and_whole(tmp_path: Path):
+    inventory(tmp_path, [line(f"metadata/PMC{n}.1.json") for n in range(1, 2000)])
+    path = tmp_path / ROOT / "data" / f"{DATE}.csv.gz"
+    key, whole = str(path.relative_to(tmp_path)), path.read_bytes()
+    manifest = tmp_path / ROOT / DATE / "manifest.json"
+    broken = bytearray(whole)
+    broken[len(broken) // 2 :] = b"\xff" * (len(broken) - len(broken) // 2)
+    for data, size, said in (
+        (whole, 5, "size 5, got"),
+        (whole[:-20], None, "cannot be read as gzipped CSV"),
+        (bytes(broken), None, "cannot be read as gzipped CSV"),
+    ):
+        path.write_bytes(data)
+        manifest.write_text(json.dumps({"files": [{"key": key} | ({"size": size} if size else {})]}))
+        with bucket_server(folder=tmp_path) as server, pytest.raises(DataError, match=said):
+            take_snapshot(server.url, "auto", DATE)
+    manifest.write_text("[1]")
+    with bucket_server(folder=tmp_path) as server, pytest.raises(DataError, match="lists no files"):
+        take_snapshot(server.url, "auto", DATE)
+
+
+def test_an_inventory_of_every_object_gives_each_version_once(tmp_path: Path):
+    names = [f"PMC{n}.1/{name}" for n in range(1, 4) for name in (f"PMC{n}.1.xml", "a.jpg", "b.jpg")]
+    inventory(tmp_path, [*map(line, names), line("metadata/PMC2.1.json", "two"), line("metadata/PMC4.1.json", "four")])
+    with bucket_server(folder=tmp_path) as server:
+        table = take_snapshot(server.url, "auto", DATE).table
+    found = {row["path"]: row["etag"] for row in table.to_pylist()}
+    assert found == {b"PMC1.1": "", b"PMC2.1": "two", b"PMC3.1": "", b"PMC4.1": "four"}
 
 
 def test_a_server_that_cannot_list_wants_a_date(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
