@@ -117,7 +117,7 @@ def _drop_translations(root: etree._Element) -> int:
 
 
 def _scan(root: etree._Element) -> _Scan:
-    scan = _Scan([], [], [xref for xref in root.iter("{*}xref") if xref.get("ref-type") != "bibr"])
+    scan = _Scan([], [], [])
     for element in root.iter("{*}fig", "{*}fig-group"):
         if local_name(element) == "fig":
             scan.figures.append(element)
@@ -125,6 +125,8 @@ def _scan(root: etree._Element) -> _Scan:
         scan.groups.append(element)
         if next(element.iter("{*}fig"), None) is None:
             scan.figures.append(element)  # a group that holds graphics and no figure is the figure
+    if scan.figures:
+        scan.xrefs = [xref for xref in root.iter("{*}xref") if xref.get("ref-type") != "bibr"]
     return scan
 
 

@@ -59,7 +59,7 @@ def find_mentions(
     labels = [_label(element) for element in figures]
     paragraphs: dict[etree._Element, list[etree._Element]] = {}
     for xref in xrefs:
-        if any(rid in targets for rid in xref.get("rid", "").split()):
+        if not targets.keys().isdisjoint(xref.get("rid", "").split()):
             holder = xref.getparent()
             while holder is not None and local_name(holder) not in _HOLDERS:
                 holder = holder.getparent()

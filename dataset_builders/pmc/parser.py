@@ -145,39 +145,46 @@ def _parser(recover: bool) -> etree.XMLParser:
 
 
 def _without_ballast(data: bytes) -> bytes:
-    """The bytes without bibliographies and tables, where cutting them out is certainly safe.
+    """The bytes without the last bibliography and the tables before it, where cutting them out is certainly safe.
 
     They hold half of a typical article and nothing that is wanted, but for figures and paragraphs that cite figures
     inside tables: such tables stay.
     """
     hidden = _hidden(data)
-    cuts = sorted([*_cuts(data, b"ref-list", (), hidden), *_cuts(data, b"table", (b"<fig", b"<p"), hidden)])
-    if not cuts:
-        return data
+    references = _references(data, hidden)
+    cuts = [*_tables(data, references[0], hidden), references]
     whole = memoryview(data)
-    kept = []
-    start = 0
-    for begin, end in cuts:
-        if begin >= start:  # not inside the one before
-            kept.append(whole[start:begin])
-            start = end
-    return b"".join([*kept, whole[start:]])
+    starts = [0, *(end for _, end in cuts)]
+    ends = [*(begin for begin, _ in cuts), len(data)]
+    return b"".join([whole[start:end] for start, end in zip(starts, ends, strict=True)])
 
 
-def _cuts(
-    data: bytes, name: bytes, wanted: tuple[bytes, ...], hidden: list[tuple[int, int]]
-) -> Iterator[tuple[int, int]]:
-    """The spans of the innermost elements of a name that have nothing of `wanted` in them."""
-    opening, closing = b"<" + name, b"</" + name + b">"
+def _references(data: bytes, hidden: list[tuple[int, int]]) -> tuple[int, int]:
+    """The span of the last bibliography; the empty one at the end where there is none that can be cut."""
+    closing = max(data.rfind(b"</ref-list>"), 0)
+    opening = data.rfind(b"ref-list", 0, closing) - 1  # the nearest before: none ends or begins between the two
+    if opening >= 0 and _is_element(data, b"<ref-list", opening, closing, hidden):
+        return opening, closing + len(b"</ref-list>")
+    return len(data), len(data)
+
+
+def _tables(data: bytes, stop: int, hidden: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The spans of the innermost tables that have no figures and paragraphs in them."""
     start = 0
-    while (found := data.find(closing, start)) >= 0:
-        end = found + len(closing)
-        begin = data.rfind(opening, start, found)
-        whole = begin >= 0 and data[begin + len(opening) : begin + len(opening) + 1] in _TAG_ENDS
-        no_tag = any(first < edge < last for first, last in hidden for edge in (begin, found))
-        if whole and not no_tag and all(data.find(mark, begin, end) < 0 for mark in wanted):
-            yield begin, end
-        start = end
+    while (closing := data.find(b"</table>", start, stop)) >= 0:
+        opening = data.rfind(b"<table", start, closing)
+        start = closing + len(b"</table>")
+        whole = opening >= 0 and _is_element(data, b"<table", opening, closing, hidden)
+        if whole and data.find(b"<fig", opening, closing) < 0 and data.find(b"<p", opening, closing) < 0:
+            yield opening, start
+
+
+def _is_element(data: bytes, beginning: bytes, opening: int, closing: int, hidden: list[tuple[int, int]]) -> bool:
+    """Whether an element of this name begins at `opening`, and neither that nor its end is hidden."""
+    after = opening + len(beginning)
+    if data[opening:after] != beginning or data[after : after + 1] not in _TAG_ENDS:
+        return False
+    return not any(first < edge < last for first, last in hidden for edge in (opening, closing))
 
 
 def _hidden(data: bytes) -> list[tuple[int, int]]:
