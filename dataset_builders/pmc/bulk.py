@@ -26,13 +26,12 @@ from clipmed.files import write_json
 from clipmed.rejects import RejectReason
 from dataset_builders.pmc.config import ParseLimits
 from dataset_builders.pmc.metadata import printable
-from dataset_builders.pmc.packages import UNREADABLE, is_safe_name
+from dataset_builders.pmc.packages import READ_BYTES, UNREADABLE, is_safe_name, require_end
 
 _ARTICLE = re.compile(r"PMC(\d{1,18})\.n?xml", re.I)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _RECEIPTS = ".unpacked"
 _BYTES_PER_MB = 1_000_000
-_READ_BYTES = 1 << 18
 # XML shrinks to a fifth or so, and deflate cannot shrink anything to less than a thousandth.
 _MOST_UNPACKED = 100
 _FREE_BYTES = 16_000_000
@@ -97,7 +96,7 @@ def _unpack(tar: Path, out: Path, limits: ParseLimits, bar: tqdm[Any]) -> dict[s
                     if reason:
                         left_out.append({"member": printable(member.name), "reason": reason})
                 bar.update(start + raw.tell() - bar.n)
-            _require_end(members)
+            require_end(members)
     except UNREADABLE as error:
         raise DataError(f"{tar} cannot be read to its end: {error}; get it again, and run this once more") from error
     bar.update(start + tar.stat().st_size - bar.n)
@@ -108,18 +107,7 @@ def _unpack(tar: Path, out: Path, limits: ParseLimits, bar: tqdm[Any]) -> dict[s
 
 
 def _open(raw: IO[bytes]) -> tarfile.TarFile:
-    return tarfile.open(fileobj=_Inflated(raw), mode="r|", bufsize=_READ_BYTES)  # type: ignore[call-overload, no-any-return]
-
-
-def _require_end(tar: tarfile.TarFile) -> None:
-    """Read what follows the last member, which checks the whole file's checksum; raises ValueError unless it is zeros.
-
-    A header that cannot be read looks like the end of the tar to the library.
-    """
-    stream: Any = tar.fileobj
-    while data := stream.read(_READ_BYTES):
-        if any(data):
-            raise ValueError("a member's header is damaged")
+    return tarfile.open(fileobj=_Inflated(raw), mode="r|", bufsize=READ_BYTES)  # type: ignore[call-overload, no-any-return]
 
 
 class _Inflated:

@@ -99,6 +99,9 @@ class SelectionConfig:
         for name in ("published_from", "published_to"):
             if not _DATE.fullmatch(getattr(self, name)):
                 raise ConfigError(f"select.{name}: got {getattr(self, name)!r}; allowed: YYYY, YYYY-MM or YYYY-MM-DD")
+        first, last = self.published_from, self.published_to
+        if last and first[: len(last)] > last[: len(first)]:
+            raise ConfigError(f"select: published_from {first} comes after published_to {last}; nothing would be read")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

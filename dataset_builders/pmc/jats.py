@@ -79,8 +79,10 @@ def parse_jats(data: bytes, limits: ParseLimits | None = None) -> JatsArticle:
     scan = _scan(root)
     language = root.get(LANGUAGE) or "en"
     mentions = find_mentions(scan.figures, _targets(scan), scan.xrefs)
+    groups = {group: _caption(group, language) for group in scan.groups}  # once each, however many figures share it
     figures = [
-        _figure(element, number, language, mentions.get(number, ())) for number, element in enumerate(scan.figures)
+        _figure(element, number, language, groups, mentions.get(number, ()))
+        for number, element in enumerate(scan.figures)
     ]
     meta = root.find("{*}front/{*}article-meta")
     permissions = meta.find("{*}permissions") if meta is not None else None
@@ -144,17 +146,23 @@ def _targets(scan: _Scan) -> dict[str, list[int]]:
     return targets
 
 
-def _figure(element: etree._Element, number: int, language: str, mentions: tuple[Mention, ...]) -> Figure:
+def _figure(
+    element: etree._Element,
+    number: int,
+    language: str,
+    groups: dict[etree._Element, str],
+    mentions: tuple[Mention, ...],
+) -> Figure:
     permissions = element.find("{*}permissions")
     credits_ = [text_of(part) for part in element.iterchildren("{*}attrib", "{*}permissions")]
     own_license = jats_license(permissions)[0] if permissions is not None else None
-    groups = list(element.iterancestors("{*}fig-group"))
+    around = reversed([groups[group] for group in element.iterancestors("{*}fig-group")])
     return Figure(
         id=element.get("id") or f"@{number}",
         label=text_of(element.find("{*}label")),
         position=number,
         caption=_caption(element, language),
-        group_caption=" ".join(filter(None, (_caption(group, language) for group in reversed(groups)))),
+        group_caption=" ".join(filter(None, around)),
         hrefs=tuple(_hrefs(element)),
         mentions=mentions,
         credit=" ".join(filter(None, credits_)),

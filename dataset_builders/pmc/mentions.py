@@ -18,7 +18,9 @@ _DASH = r"[-‐-―−~]"
 _RANGE_GAP = re.compile(
     rf"\s*[A-Za-z]?\s*\)?\s*(?:{_DASH}|to|through)\s*(?:(?:supplementary\s+)?fig(?:ure)?s?\.?\s*)?\(?\s*", re.I
 )
-_NUMBER_RANGE = re.compile(rf"(\d+)\s*[A-Za-z]?\s*(?:{_DASH}|to|through)\s*(\d+)")
+# No figure has a number of ten digits; without a bound, long ones would take time by their square.
+_NUMBER_RANGE = re.compile(rf"(?<!\d)(\d{{1,9}})\s*[A-Za-z]?\s*(?:{_DASH}|to|through)\s*(\d{{1,9}})(?!\d)")
+_LAST_NUMBER = re.compile(r"(?<!\d)(\d{1,9})\D*$")
 _LETTERS = rf"[A-Za-z](?:\s*(?:{_DASH}|,|&|/|and|to)\s*[A-Za-z](?![A-Za-z]))*"
 _CAPITALS = _LETTERS.replace("[A-Za-z]", "[A-Z]", 1)  # behind a space, "a" is a word
 _PANELS = re.compile(rf"(?<!\d)(\d+)(?:\s?\(({_LETTERS})\)|({_LETTERS})(?![A-Za-z])|\s({_CAPITALS})(?![A-Za-z]))")
@@ -65,24 +67,22 @@ def find_mentions(
                 holder = holder.getparent()
             if holder is not None and local_name(holder) == "p":
                 paragraphs.setdefault(holder, []).append(xref)
-    found: dict[int, list[Mention]] = {}
+    found: dict[int, dict[str, Mention]] = {}  # by text
     for ordinal, (paragraph, cited) in enumerate(paragraphs.items()):
         own = next(paragraph.iterancestors("{*}fig"), None)
         text, positions = marked_text(paragraph, cited)
         links = _links(cited, text, positions, targets, labels)
         for number, starts in links.items():
-            known = found.setdefault(number, [])
-            if figures[number] is own or any(text == mention.text for mention in known):
+            known = found.setdefault(number, {})
+            if figures[number] is own or text in known:
                 continue
-            known.append(
-                Mention(
-                    paragraph=paragraph.get("id") or f"p{ordinal}",
-                    text=text,
-                    positions=tuple(starts),
-                    panels=_panels(text, starts, labels[number].number),
-                )
+            known[text] = Mention(
+                paragraph=paragraph.get("id") or f"p{ordinal}",
+                text=text,
+                positions=tuple(starts),
+                panels=_panels(text, starts, labels[number].number),
             )
-    return {number: tuple(mentions) for number, mentions in found.items()}
+    return {number: tuple(mentions.values()) for number, mentions in found.items()}
 
 
 def cut_mention(mention: Mention, config: MentionConfig) -> str:
@@ -128,7 +128,7 @@ def _links(
     labels: Sequence[_Label],
 ) -> dict[int, list[int]]:
     """The numbers of the figures that a paragraph cites, each with the positions of its citations."""
-    links: dict[int, list[int]] = {}
+    links: dict[int, dict[int, None]] = {}
     previous_end, previous_number = -1, -1
     for xref, at in zip(cited, positions, strict=True):
         numbers = [number for rid in xref.get("rid", "").split() for number in targets.get(rid, ())]
@@ -137,12 +137,10 @@ def _links(
         if previous_end >= 0 and numbers and _RANGE_GAP.fullmatch(text[previous_end:at]):
             reached += _between(previous_number, numbers[0], labels)
         for number in reached:
-            starts = links.setdefault(number, [])
-            if at not in starts:
-                starts.append(at)
+            links.setdefault(number, {})[at] = None  # each position once
         previous_end = at + len(shown)
         previous_number = numbers[-1] if numbers else -1
-    return links
+    return {number: list(starts) for number, starts in links.items()}
 
 
 def _spelled_range(shown: str, numbers: Sequence[int], labels: Sequence[_Label]) -> list[int]:
@@ -167,7 +165,7 @@ def _between(first: int, last: int, labels: Sequence[_Label]) -> list[int]:
 
 def _label(figure: etree._Element) -> _Label:
     text = text_of(figure.find("{*}label")).lower()
-    last = re.search(r"(\d+)\D*$", text)
+    last = _LAST_NUMBER.search(text)
     return _Label(text[: last.start()], int(last.group(1))) if last else _Label(text, None)
 
 

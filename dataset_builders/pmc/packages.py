@@ -7,7 +7,7 @@ import tarfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from isal import igzip, isal_zlib
 
@@ -17,7 +17,7 @@ from dataset_builders.pmc.config import MediaLimits
 from dataset_builders.pmc.media import is_media
 from dataset_builders.pmc.metadata import printable
 
-_READ_BYTES = 1 << 18
+READ_BYTES = 1 << 18
 _PMCID = re.compile(r"PMC(\d+)(?!\d)", re.I)
 _INFLATING: type[Exception] = isal_zlib.error  # type: ignore[assignment]
 UNREADABLE = (OSError, EOFError, tarfile.TarError, zlib.error, _INFLATING, ValueError)
@@ -72,7 +72,7 @@ def read_package(path: Path, limits: MediaLimits) -> Package:
     try:
         with igzip.open(path) as stream:  # type: ignore[no-untyped-call]
             capped = _Capped(stream, int(limits.max_package_mb * 1e6))
-            with tarfile.open(fileobj=capped, mode="r|", bufsize=_READ_BYTES) as tar:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=capped, mode="r|", bufsize=READ_BYTES) as tar:  # type: ignore[call-overload]
                 return _read_members(tar, limits)
     except UNREADABLE as error:
         if isinstance(error, ItemRejectedError):
@@ -92,7 +92,22 @@ def _read_members(tar: tarfile.TarFile, limits: MediaLimits) -> Package:
             continue
         _read_member(tar, member, package, limits)
     package.unsafe_members = tuple(unsafe)
+    require_end(tar)
     return package
+
+
+def require_end(tar: tarfile.TarFile) -> None:
+    """Read what follows a tar's last member, which checks the whole file's checksum.
+
+    A header that cannot be read looks like the end of the tar to the library.
+
+    Raises:
+        ValueError: it is not zeros alone.
+    """
+    stream: Any = tar.fileobj
+    while rest := stream.read(READ_BYTES):
+        if any(rest):
+            raise ValueError("a member's header is damaged")
 
 
 def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, package: Package, limits: MediaLimits) -> None:

@@ -150,51 +150,53 @@ def _without_ballast(data: bytes) -> bytes:
     They hold half of a typical article and nothing that is wanted, but for figures and paragraphs that cite figures
     inside tables: such tables stay.
     """
-    hidden = _hidden(data)
-    references = _references(data, hidden)
-    cuts = [*_tables(data, references[0], hidden), references]
+    if _hides_tags(data):
+        return data
+    references = _references(data)
+    cuts = [*_tables(data, references[0]), references]
     whole = memoryview(data)
     starts = [0, *(end for _, end in cuts)]
     ends = [*(begin for begin, _ in cuts), len(data)]
     return b"".join([whole[start:end] for start, end in zip(starts, ends, strict=True)])
 
 
-def _references(data: bytes, hidden: list[tuple[int, int]]) -> tuple[int, int]:
+def _references(data: bytes) -> tuple[int, int]:
     """The span of the last bibliography; the empty one at the end where there is none that can be cut."""
     closing = max(data.rfind(b"</ref-list>"), 0)
     opening = data.rfind(b"ref-list", 0, closing) - 1  # the nearest before: none ends or begins between the two
-    if opening >= 0 and _is_element(data, b"<ref-list", opening, closing, hidden):
+    if opening >= 0 and _begins(data, b"<ref-list", opening):
         return opening, closing + len(b"</ref-list>")
     return len(data), len(data)
 
 
-def _tables(data: bytes, stop: int, hidden: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def _tables(data: bytes, stop: int) -> Iterator[tuple[int, int]]:
     """The spans of the innermost tables that have no figures and paragraphs in them."""
     start = 0
     while (closing := data.find(b"</table>", start, stop)) >= 0:
         opening = data.rfind(b"<table", start, closing)
         start = closing + len(b"</table>")
-        whole = opening >= 0 and _is_element(data, b"<table", opening, closing, hidden)
+        whole = opening >= 0 and _begins(data, b"<table", opening)
         if whole and data.find(b"<fig", opening, closing) < 0 and data.find(b"<p", opening, closing) < 0:
             yield opening, start
 
 
-def _is_element(data: bytes, beginning: bytes, opening: int, closing: int, hidden: list[tuple[int, int]]) -> bool:
-    """Whether an element of this name begins at `opening`, and neither that nor its end is hidden."""
-    after = opening + len(beginning)
-    if data[opening:after] != beginning or data[after : after + 1] not in _TAG_ENDS:
-        return False
-    return not any(first < edge < last for first, last in hidden for edge in (opening, closing))
+def _begins(data: bytes, beginning: bytes, at: int) -> bool:
+    """Whether an element of this very name begins there."""
+    after = at + len(beginning)
+    return data[at:after] == beginning and data[after : after + 1] in _TAG_ENDS
 
 
-def _hidden(data: bytes) -> list[tuple[int, int]]:
-    """The spans of comments, character data and instructions, in which what looks like a tag is none."""
-    spans = []
+def _hides_tags(data: bytes) -> bool:
+    """Whether comments, character data or instructions hold what looks like a tag that is cut by, and is none."""
     for beginning, ending, rare in _HIDING:
+        end = 0
         for start in _starts(data, beginning, rare):
+            if start < end:
+                continue  # inside the one before
             end = data.find(ending, start)
-            spans.append((start, end if end >= 0 else len(data)))
-    return spans
+            if end < 0 or any(data.find(name, start, end) >= 0 for name in (b"table", b"ref-list")):
+                return True
+    return False
 
 
 def _starts(data: bytes, word: bytes, rare: bytes) -> Iterator[int]:

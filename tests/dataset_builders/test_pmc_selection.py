@@ -142,6 +142,12 @@ def test_the_digest_is_of_the_ids_and_not_of_the_file(tmp_path: Path):
     assert read_ids(SelectionConfig(exclude_ids=tmp_path / "a.txt")).digest != first
 
 
+def test_a_range_that_ends_before_it_begins_is_refused():
+    with pytest.raises(ConfigError, match="comes after"):
+        SelectionConfig(published_from="2021-03", published_to="2020")
+    SelectionConfig(published_from="2020-07", published_to="2020")
+
+
 @pytest.mark.parametrize("date", ["20", "2020-7", "2020-07-15T00", "July"])
 def test_dates_in_another_form_are_refused(date: str):
     with pytest.raises(ConfigError, match="YYYY-MM-DD"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -266,3 +268,25 @@ def test_the_digest_does_not_depend_on_the_place(tmp_path: Path):
     assert take_snapshot(str(tmp_path / "b"), "auto").digest == first
     (tmp_path / "b" / "PMC1.2").mkdir()
     assert take_snapshot(str(tmp_path / "b"), "auto").digest != first
+
+
+def test_the_digest_is_of_every_value_however_the_rows_are_held(tmp_path: Path):
+    for name in ("PMC1.1", "PMC1.2", "PMC30.1"):
+        (tmp_path / name).mkdir()
+    snapshot = take_snapshot(str(tmp_path), "auto")
+    table = snapshot.table
+    in_pieces = pa.concat_tables([table.slice(0, 1), table.slice(1)])
+    assert dataclasses.replace(snapshot, table=in_pieces).digest == snapshot.digest
+    others = {
+        "number": pa.array([1, 1, 31]),
+        "version": pa.array([2, 1, 3], pa.int32()),
+        "path": pa.array([b"PMC1.2", b"PMC1.1", b"QMC30.1"], pa.binary()),
+        "layout": pa.array(["bucket", "bucket", "packages"]),
+        "etag": pa.array(["", "", "e"]),
+        "superseded_by": pa.array([b"", b"PMC1.3", b""], pa.binary()),
+    }
+    digests = {snapshot.digest}
+    for name, values in others.items():
+        other = table.set_column(table.column_names.index(name), name, values)
+        digests.add(dataclasses.replace(snapshot, table=other).digest)
+    assert len(digests) == 1 + len(others)

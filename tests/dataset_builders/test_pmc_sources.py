@@ -143,6 +143,14 @@ def test_broken_packages_are_unreadable(tmp_path: Path):
         assert reason(path) == RejectReason.PACKAGE_UNREADABLE, number
 
 
+def test_a_damaged_header_is_not_taken_for_the_end(tmp_path: Path):
+    whole = package(tmp_path / "PMC1.tar.gz", {f"PMC1/{name}.jpg": b"x" * 700 for name in "abc"})
+    plain = bytearray(gzip.decompress(whole.read_bytes()))
+    plain[1536 + 100] ^= 0xFF  # the second member's header
+    whole.write_bytes(gzip.compress(bytes(plain)))
+    assert reason(whole) == RejectReason.PACKAGE_UNREADABLE
+
+
 def test_package_bombs_stop_at_the_limit(tmp_path: Path):
     path = package(tmp_path / "PMC1.tar.gz", {"PMC1/big.pdf": bytes(5_000_000)})
     assert reason(path, MediaLimits(max_package_mb=1)) == RejectReason.FILE_TOO_LARGE
