@@ -159,7 +159,8 @@ TRAPS = {
     ),
     "graphics of tables, supplements and formulas": Trap(
         body="<table-wrap><graphic xlink:href='t.jpg'/></table-wrap>"
-        "<supplementary-material><graphic xlink:href='s.jpg'/></supplementary-material><p><disp-formula><graphic xlink:href='e.jpg'/></disp-formula></p>"
+        "<supplementary-material><graphic xlink:href='s.jpg'/></supplementary-material>"
+        "<p><disp-formula><graphic xlink:href='e.jpg'/></disp-formula></p>"
         + fig(SCAN + "<disp-formula><graphic xlink:href='e2.jpg'/></disp-formula>" + JPG),
         figures=[PLAIN],
     ),
@@ -191,9 +192,9 @@ TRAPS = {
     "licence in words alone": Trap(
         body="",
         figures=[],
-        meta="<permissions><license><license-p>under the Creative Commons Attribution License</license-p></license>"
+        meta="<permissions><license><license-p>under the Creative Commons Attribution 3.0 License</license-p></license>"
         "</permissions>",
-        article={"license": "CC-BY"},
+        article={"license": "CC-BY-3.0"},
     ),
     "no licence": Trap(body="", figures=[], meta="", article={"license": None}),
     "credit line of a figure": Trap(
@@ -206,7 +207,7 @@ TRAPS = {
     ),
 } | {
     f"href {href}": Trap(body=fig(f"{SCAN}<graphic xlink:href='{href}'/>"), figures=[PLAIN | {"hrefs": (href,)}])
-    for href in ("f1", "f1.TIF", "f1.webp", "images/a/f1.JPG", "f1.2.v3", "it&apos;s.jpg".replace("&apos;", "’"))
+    for href in ("f1", "f1.TIF", "f1.webp", "images/a/f1.JPG", "f1.2.v3", "it’s.jpg")
 }
 
 
