@@ -6,8 +6,8 @@ Ours is the full extraction: captions, every graphic, mentions with panels, lice
 captions alone (`parse_pubmed_caption`), and those of its calls in sequence that give the same fields (captions, all
 paragraphs with their references, article: `parse_pubmed_caption`, `parse_pubmed_paragraph(all_paragraph=True)`,
 `parse_pubmed_xml`). The limit is lxml's parse of the whole file and nothing else. All run in processes of their own, on
-one core, in alternating rounds over the same files. Rates are medians; ratios are taken within each round, where the
-machine is the same for all, and are medians with the lowest and highest beside them.
+one core, and take turns at every few files, so that a slow minute of the machine is slow for all. Rates are medians of
+rounds; ratios are taken within each round, and are medians with the lowest and highest beside them.
 
 Without --files the articles are written by this program: 40 of about 90 KB, as large as the real mean.
 --files takes a folder of real articles (*.xml, *.nxml, at any depth). Words and links are counted against a plain
@@ -17,6 +17,7 @@ recursive reader: the words of captions, and the pairs of figure and paragraph t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -39,6 +40,7 @@ from clipmed.files import write_json
 from dataset_builders.pmc.jats import JatsArticle, parse_jats
 
 NUM_WRITTEN = 40
+FILES_A_TURN = 16
 MODES = ("ours", "lxml", "captions", "fields")
 RATIOS = {
     "fraction_of_lxml_parse": "lxml",
@@ -85,12 +87,7 @@ def collect(folder: Path, files: Path | None) -> list[Path]:
 
 def measure(paths: Sequence[Path], peer: Path, rounds: int) -> dict[str, Any]:
     """Return rates, ratios, and what each parser found."""
-    seconds: dict[str, list[float]] = {mode: [] for mode in MODES}
-    found: dict[str, dict[str, Any]] = {}
-    for _ in range(rounds):
-        for mode in MODES:
-            found[mode] = _run(Path(sys.executable) if mode == "ours" else peer, mode, paths)
-            seconds[mode].append(found[mode]["seconds"])
+    found, seconds = _race(paths, peer, rounds)
     rate = {mode: len(paths) / statistics.median(times) for mode, times in seconds.items()}
     truth = [read_plainly(path) for path in paths]
     articles = [_parsed(path) for path in paths]
@@ -186,12 +183,42 @@ def _links_of(article: JatsArticle) -> set[tuple[str, str]]:
     }
 
 
-def _run(python: Path, mode: str, paths: Sequence[Path]) -> dict[str, Any]:
+def _race(paths: Sequence[Path], peer: Path, rounds: int) -> tuple[dict[str, dict[str, Any]], dict[str, list[float]]]:
+    """Return what each parser found and lost, and the CPU seconds that it took in each round over all files."""
+    with contextlib.ExitStack() as stack:
+        drivers = {
+            mode: stack.enter_context(_start(Path(sys.executable) if mode == "ours" else peer, mode, paths))
+            for mode in MODES
+        }
+        found = {mode: json.loads(_answer(driver)) for mode, driver in drivers.items()}
+        seconds = {mode: [0.0] * rounds for mode in MODES}
+        for number in range(rounds):
+            for first in range(0, len(paths), FILES_A_TURN):
+                for mode, driver in drivers.items():
+                    seconds[mode][number] += float(_answer(driver, f"{first} {first + FILES_A_TURN}"))
+        for driver in drivers.values():
+            driver.communicate()
+    return found, seconds
+
+
+def _start(python: Path, mode: str, paths: Sequence[Path]) -> subprocess.Popen[str]:
     driver = Path(__file__).with_name("pmc_parse_driver.py")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     command = [str(python), "-P", str(driver), mode, *map(str, paths)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+
+def _answer(driver: subprocess.Popen[str], question: str = "") -> str:
+    """Ask a driver for a slice of the files, or for nothing but its first line."""
+    assert driver.stdin is not None
+    assert driver.stdout is not None
+    if question:
+        print(question, file=driver.stdin, flush=True)
+    answer = driver.stdout.readline()
+    if not answer:
+        raise RuntimeError(f"the driver ended early: {driver.args!r:.200}; run it by itself to see why")
     return answer
 
 

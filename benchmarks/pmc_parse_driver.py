@@ -1,9 +1,10 @@
-"""Parses files in one way on one core and prints a line of JSON; started by `benchmarks.pmc_parse` in its environments.
+"""Parses files in one way on one core; started by `benchmarks.pmc_parse` in its environments and driven by its lines.
 
 usage: pmc_parse_driver.py ours|lxml|captions|fields FILE…
 
-Every file is parsed once before the clock runs, so that all of them are in the page cache. Imports our parser or the
-peer's only where it runs it.
+First parses every file once, so that all of them are in the page cache, and prints a line of JSON with what it lost and
+found. Then, for each line `FIRST END` that it reads, parses that slice of the files and prints the CPU seconds it took.
+Imports our parser or the peer's only where it runs it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Parse = Callable[[str], Any]
 
 
 def main(mode: str, paths: Sequence[str]) -> None:
-    """Parse all files twice, the second time against the clock."""
+    """Parse all files once, and then what is asked for against the clock."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     parse = PARSERS[mode]()
     lost = 0
@@ -36,12 +37,14 @@ def main(mode: str, paths: Sequence[str]) -> None:
         if mode == "captions":
             for figure in found or ():
                 words.update(re.findall(r"\w+", figure["fig_caption"]))
-    start = time.process_time()
-    for path in paths:
-        with contextlib.suppress(Exception):  # counted above
-            parse(path)
-    seconds = time.process_time() - start
-    print(json.dumps({"seconds": seconds, "lost": lost, "words": words}))
+    print(json.dumps({"lost": lost, "words": words}), flush=True)
+    for line in sys.stdin:
+        first, end = map(int, line.split())
+        start = time.process_time()
+        for path in paths[first:end]:
+            with contextlib.suppress(Exception):  # counted above
+                parse(path)
+        print(time.process_time() - start, flush=True)
 
 
 def _ours() -> Parse:

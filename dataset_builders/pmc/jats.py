@@ -10,7 +10,7 @@ from dataset_builders.pmc.config import ParseLimits
 from dataset_builders.pmc.licensing import jats_license
 from dataset_builders.pmc.mentions import Mention, find_mentions
 from dataset_builders.pmc.parser import parse_xml
-from dataset_builders.pmc.xmltext import local_name, text_of
+from dataset_builders.pmc.xmltext import child_of, local_name, text_of
 
 HREF = "{http://www.w3.org/1999/xlink}href"
 LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -84,16 +84,17 @@ def parse_jats(data: bytes, limits: ParseLimits | None = None) -> JatsArticle:
         _figure(element, number, language, groups, mentions.get(number, ()))
         for number, element in enumerate(scan.figures)
     ]
-    meta = root.find("{*}front/{*}article-meta")
-    permissions = meta.find("{*}permissions") if meta is not None else None
+    front = child_of(root, "front")
+    meta = child_of(front, "article-meta")
+    permissions = child_of(meta, "permissions")
     license_id, license_text = jats_license(permissions if permissions is not None else meta)
     ids = _article_ids(meta)
     return JatsArticle(
         pmcid=_pmcid(ids),
         pmid=ids.get("pmid", ""),
         doi=ids.get("doi", ""),
-        title=_title(meta),
-        journal=_journal(root),
+        title=text_of(child_of(child_of(meta, "title-group"), "article-title")),
+        journal=_journal(front),
         language=language,
         license=license_id,
         license_text=license_text,
@@ -153,13 +154,13 @@ def _figure(
     groups: dict[etree._Element, str],
     mentions: tuple[Mention, ...],
 ) -> Figure:
-    permissions = element.find("{*}permissions")
+    permissions = child_of(element, "permissions")
     credits_ = [text_of(part) for part in element.iterchildren("{*}attrib", "{*}permissions")]
     own_license = jats_license(permissions)[0] if permissions is not None else None
     around = reversed([groups[group] for group in element.iterancestors("{*}fig-group")])
     return Figure(
         id=element.get("id") or f"@{number}",
-        label=text_of(element.find("{*}label")),
+        label=text_of(child_of(element, "label")),
         position=number,
         caption=_caption(element, language),
         group_caption=" ".join(filter(None, around)),
@@ -235,9 +236,6 @@ def _pmcid(ids: dict[str, str]) -> str:
     return f"PMC{digits}" if digits.isdigit() else ""
 
 
-def _title(meta: etree._Element | None) -> str:
-    return text_of(meta.find("{*}title-group/{*}article-title")) if meta is not None else ""
-
-
-def _journal(root: etree._Element) -> str:
-    return text_of(next(root.iterfind("{*}front/{*}journal-meta//{*}journal-title"), None))
+def _journal(front: etree._Element | None) -> str:
+    meta = child_of(front, "journal-meta")
+    return "" if meta is None else text_of(next(meta.iter("{*}journal-title"), None))

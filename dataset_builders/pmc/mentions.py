@@ -10,7 +10,7 @@ from lxml import etree
 
 from dataset_builders.figures.prose import expand_letters, sentence_spans
 from dataset_builders.pmc.config import MentionConfig
-from dataset_builders.pmc.xmltext import local_name, marked_text, text_of
+from dataset_builders.pmc.xmltext import child_of, local_name, marked_text, text_of
 
 # A citation's paragraph is the nearest one; cells and floats between the two cut it off.
 _HOLDERS = frozenset({"p", "td", "th", "fig", "table-wrap"})
@@ -164,7 +164,7 @@ def _between(first: int, last: int, labels: Sequence[_Label]) -> list[int]:
 
 
 def _label(figure: etree._Element) -> _Label:
-    text = text_of(figure.find("{*}label")).lower()
+    text = text_of(child_of(figure, "label")).lower()
     last = _LAST_NUMBER.search(text)
     return _Label(text[: last.start()], int(last.group(1))) if last else _Label(text, None)
 

@@ -31,6 +31,11 @@ def local_name(element: etree._Element) -> str:
     return tag.rpartition("}")[2] if isinstance(tag, str) else ""
 
 
+def child_of(element: etree._Element | None, name: str) -> etree._Element | None:
+    """Return the first child of a name in any namespace, or None; `find` takes several times as long."""
+    return None if element is None else next(element.iterchildren(f"{{*}}{name}"), None)
+
+
 def text_of(element: etree._Element | None) -> str:
     """Return the text of an element with white space collapsed; the empty string for None."""
     return "" if element is None else " ".join(_raw_text(element).split())
@@ -54,7 +59,7 @@ def marked_text(element: etree._Element, marked: Sequence[etree._Element]) -> tu
 def _raw_text(element: etree._Element) -> str:
     if len(element) == 0:
         return element.text or ""
-    if not any(_is_special(node.tag) for node in element.iterdescendants()):
+    if not any(map(_is_special, [node.tag for node in element.iterdescendants()])):
         return etree.tostring(element, method="text", encoding="unicode", with_tail=False)
     pieces: list[str] = []
     waiting: list[etree._Element | str] = [element]

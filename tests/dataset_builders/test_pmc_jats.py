@@ -1,4 +1,4 @@
-"""Every trap of JATS that is known to lose or spoil figures elsewhere."""
+"""What is read of an article's figures, captions, graphics and identifiers; known traps are in test_pmc_traps."""
 
 from __future__ import annotations
 

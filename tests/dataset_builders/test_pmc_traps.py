@@ -285,3 +285,13 @@ def test_time_and_memory_grow_with_the_file_and_not_with_its_square(name: str):
     parsed = parse_jats(f"<article>{LONG[name]}</article>".encode())  # by the square: minutes, or gigabytes
     assert parsed.figures
     assert len({id(figure.group_caption) for figure in parsed.figures}) == 1
+
+
+@pytest.mark.parametrize("name", ["ref-list", "table"])
+@pytest.mark.parametrize("hidden", ["<!-- {} -->", "<![CDATA[ {} ]]>", "<?note {} ?>"])
+def test_what_stands_between_tags_that_are_none_is_kept(hidden: str, name: str):
+    start, end = hidden.format(f"<{name}>"), hidden.format(f"</{name}>")
+    caption = f"<caption><p>One {start} two {end} three.</p></caption>"
+    parsed = parse_jats(f"<article><fig id='F1'>{caption}</fig></article>".encode())
+    assert "two" in parsed.figures[0].caption
+    assert not parsed.recovered
