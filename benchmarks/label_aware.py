@@ -12,20 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
+
+from benchmarks.small_runs import METRICS, train_and_score
 
 FOLDER = Path("build/benchmarks/label_aware")
 ARMS = ("negatives", "masked", "positives")
-BATCH = 256
-METRICS = ("accuracy", "balanced_accuracy", "auroc")
 
 
 def main() -> None:
     """Train and score every arm and seed; print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", required=True, help="a shard set with labelled images")
+    parser.add_argument("--set", type=Path, required=True, help="a shard set with labelled images")
     parser.add_argument("--suite", default="real", help="suite of zeroshot_eval to score with")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each loss")
     parser.add_argument("--steps", type=int, default=120, help="steps of each run, of 256 pairs")
@@ -33,37 +31,13 @@ def main() -> None:
     values: dict[str, dict[str, list[float]]] = {arm: {metric: [] for metric in METRICS} for arm in ARMS}
     for seed in range(options.seeds):
         for arm in ARMS:
-            scores = _run(arm, seed, options)
+            settings = ["--loss.equals", arm, "--optim.steps", str(options.steps)]
+            run = FOLDER / f"{arm}_{seed}_{options.steps}"
+            scores = train_and_score(run, options.set, options.suite, seed, settings)
             for metric in METRICS:
                 values[arm][metric].append(scores[metric])
             print(f"seed {seed}, {arm}: " + ", ".join(f"{name} {scores[name]:.3f}" for name in METRICS), flush=True)
     _report(values)
-
-
-def _run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
-    """Train and score one model; return the means over modalities."""
-    run = FOLDER / f"{arm}_{seed}_{options.steps}"
-    scores = run.with_name(f"{run.name}_scores")
-    if not (scores / "scores.json").exists():
-        train = [
-            *("demo", "--out", str(run), "--data.sets", options.set, "--seed", str(seed)),
-            *("--data.stream.seed", str(seed), "--data.batch-size", str(BATCH), "--loss.equals", arm),
-            *("--optim.steps", str(options.steps), "--optim.warmup-steps", "20", "--validate.samples", "0"),
-            *("--tracking.no-tensorboard", "--model.context-length", "64", "--gradcache.text-tokens", "4096"),
-        ]
-        _call("train", *train)
-        _call("zeroshot_eval", str(run / "model"), options.suite, "--sets", options.set, "--out", str(scores))
-    rows = json.loads((scores / "scores.json").read_text(encoding="utf-8"))["rows"]
-    return {
-        metric: next(row["value"] for row in rows if row["level"] == "overall" and row["metric"] == metric)
-        for metric in METRICS
-    }
-
-
-def _call(module: str, *words: str) -> None:
-    done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{module} {' '.join(words)} failed:\n{done.stderr[-3000:]}")
 
 
 def _report(values: dict[str, dict[str, list[float]]]) -> None:

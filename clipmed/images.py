@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from clipmed.errors import ConfigError, ItemRejectedError
+from clipmed.jpeg_segments import without_metadata
 from clipmed.rejects import RejectReason, Stage
 
 ArrayHWC = npt.NDArray[np.uint8]
@@ -94,12 +95,14 @@ class SourceImage:
     def stored(self) -> StoredImage:
         """Return the image as a sample keeps it.
 
-        An RGB or grey JPEG within the size limit, without EXIF rotation, is kept byte for byte. Everything else is
-        rotated by its EXIF tag, scaled to `max_side`, laid on black where transparent, and encoded once: JPEGs with the
-        chroma subsampling that they had, images without colour as grey.
+        An RGB or grey JPEG within the size limit, without EXIF rotation, is kept as it came, less the segments that
+        may name people: Exif, XMP, IPTC, comments. Everything else is rotated by its EXIF tag, scaled to `max_side`,
+        laid on black where transparent, and encoded once: JPEGs with the chroma subsampling that they had, images
+        without colour as grey.
         """
         preview = self._preview
-        if preview is None:
+        jpeg = None if preview is None else without_metadata(self._raw)
+        if preview is None or jpeg is None:
             _check_blank(self._full)
             return _store(self._fitted, self._config, self._subsampling())
         if _is_blank(preview):
@@ -107,10 +110,10 @@ class SourceImage:
         width, height = self._image.size
         scale = _preview_scale(width, height)
         return StoredImage(
-            jpeg=self._raw,
+            jpeg=jpeg,
             width=width,
             height=height,
-            sha256=hashlib.sha256(self._raw).hexdigest(),
+            sha256=hashlib.sha256(jpeg).hexdigest(),
             phash=perceptual_hash(preview, (width / scale, height / scale)),
         )
 
@@ -159,16 +162,16 @@ def ingest_image(raw: bytes, config: ImageConfig) -> StoredImage:
     return SourceImage(raw, config).stored()
 
 
-def store_pixels(rgb: ArrayHWC, config: ImageConfig) -> StoredImage:
-    """Check pixels of shape (H, W, 3), uint8, a part of an image, scale them to `max_side` and encode them once.
+def store_pixels(pixels: npt.NDArray[np.uint8], config: ImageConfig) -> StoredImage:
+    """Check pixels of shape (H, W, 3) or grey ones of (H, W), uint8, scale them to `max_side` and encode them once.
 
     Raises:
         ItemRejectedError: too small, too long or blank, with the reason codes of a whole image.
     """
-    height, width = rgb.shape[:2]
+    height, width = pixels.shape[:2]
     _check_shape(width, height, config)
-    _check_blank(rgb)
-    return _store(_fit(np.ascontiguousarray(rgb), config.max_side), config)
+    _check_blank(pixels)
+    return _store(_fit(np.ascontiguousarray(pixels), config.max_side), config)
 
 
 def perceptual_hash(pixels: npt.NDArray[np.uint8], extent: tuple[float, float] | None = None) -> str:

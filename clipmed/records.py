@@ -40,13 +40,18 @@ class Split(StrEnum):
     TEST = "test"
 
 
-CaptionOrigin = Literal["figure", "subfigure", "mention", "template", "llm"]
+CaptionOrigin = Literal[
+    "figure", "subfigure", "mention", "report", "findings", "impression", "indication", "template", "llm", "rewrite"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caption:
     """One text of an image, and where it comes from.
 
+    figure, subfigure, mention: of an article or a list of images; report and its sections findings, impression and
+    indication: of a radiology report; template, llm: made from facts or from the image; rewrite: a native text made
+    cleaner or shorter.
     `model` and `prompt` name the captioner and its prompt version; for templates the bank's name and version.
     """
 

@@ -1,4 +1,4 @@
-"""Command line of the builders: `python -m dataset_builders build | pmc | kinds | phantoms | list | show | check`."""
+"""Command line of the builders: `python -m dataset_builders build | pmc | captions | kinds | phantoms | list | …`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from clipmed.configuration import to_dict
 from clipmed.errors import ClipmedError
 from clipmed.jobs import JobsConfig
 from clipmed.licenses import spdx_id
-from dataset_builders.classification.check import SHOWN_PROBLEMS, CheckReport, check_folder
-from dataset_builders.classification.entry import Entry, load_entry, shipped_entries
+from dataset_builders.datasets.check import SHOWN_PROBLEMS, CheckReport, check_folder
+from dataset_builders.datasets.entry import Entry, load_entry, shipped_entries
 from dataset_builders.items import summarise
 from dataset_builders.sources import load_sources
 
-DESCRIPTION = """Turn sources into spools: PubMed Central articles, labelled datasets, image–caption lists, phantoms.
+DESCRIPTION = """Turn sources into spools: PubMed Central articles, datasets with labels or texts, phantoms.
 
   python -m dataset_builders phantoms --out build/demo/archives
   python -m dataset_builders build phantoms --root build/demo/archives --out build/demo/spools
   python -m dataset_builders build my_sources.yaml --out build/spools --jobs.workers 8
-  python -m dataset_builders check cxr_pneumonia /data/cxr_pneumonia
+  python -m dataset_builders list --modality fundus       the catalogue
+  python -m dataset_builders check aptos2019 /data/aptos   what is missing, and how to get it
+  python -m dataset_builders captions --help     captions of a language model, checked by a guard
   python -m dataset_builders pmc --help          PubMed Central: snapshots, deltas, mirrors, the build
 
 A spool is one folder a source; `python -m shards pack` makes a shard set of any number of them."""
@@ -38,9 +40,8 @@ class Build:
     """Build the spool of every source in a SOURCES file; what is done already is not done again.
 
     The file is YAML with one key, `sources`, and a list of
-    {kind: classification, entry: NAME or entry.yaml, root: FOLDER},
-    {kind: pmc, config: {root: FOLDER or address, …}},
-    {kind: pairs, root: FOLDER, config: {source: NAME, caption_field: …}}.
+    {kind: dataset, entry: NAME or entry.yaml, root: FOLDER} and
+    {kind: pmc, config: {root: FOLDER or address, …}}.
     The exit status is 0 when everything was built, rejected items included, and 1 on an error.
     """
 
@@ -67,7 +68,14 @@ class Phantoms:
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """List the labelled datasets of the catalogue."""
+    """List the datasets of the catalogue."""
+
+    modality: str = ""
+    """only those with images of a modality, such as fundus"""
+    suite: str = ""
+    """only those of a published collection, such as unimed_eval or medmnist"""
+    terms: str = ""
+    """only those that one gets on these terms: open, registration, request, credentialed, challenge"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +88,9 @@ class Show:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """Compare a folder with a catalogue entry: images by class, and what is missing. Nothing is decoded or written.
+    """Compare a folder with a catalogue entry: what is missing, and how many images a split and class has.
+
+    Nothing is decoded or written.
 
     The exit status is 0 when the folder is as the entry says, and 1 when it is not.
     """
@@ -89,6 +99,13 @@ class Check:
     """a name that `list` shows, or the path of a YAML file"""
     root: Annotated[Path, tyro.conf.Positional]
     """the dataset's folder"""
+    checksums: bool = False
+    """also compare the downloads that lie in the folder with the digests of the entry"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captions:
+    """Make captions from facts by a language model, hold them to a guard, review them; see `captions --help`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,15 +130,35 @@ def build(command: Build) -> int:
     return 0
 
 
-def list_entries(_command: List) -> int:
+def list_entries(command: List) -> int:
     """Print one line an entry."""
-    table = Table("name", "modality", "tasks: classes", "licence", "title")
-    for name in shipped_entries():
-        entry = load_entry(name)
-        tasks = "\n".join(f"{task}: {', '.join(content.classes)}" for task, content in entry.tasks.items())
-        table.add_row(name, entry.modality or "mixed", tasks, spdx_id(entry.license), entry.title)
+    entries = [entry for name in shipped_entries() if _is_listed(entry := load_entry(name), command)]
+    table = Table("name", "modality", "tasks (classes)", "terms", "licence", "tested", "title")
+    for entry in entries:
+        tasks = [f"{task} ({len(content.classes)})" for task, content in entry.tasks.items()]
+        tasks += sorted({f"text: {text.origin}" for text in entry.layout.texts})
+        modality = ", ".join(_modalities(entry))
+        licence = spdx_id(entry.license) if entry.license else "-"
+        table.add_row(entry.name, modality, "\n".join(tasks), entry.terms, licence, entry.tested_on, entry.title)
     _console().print(table)
+    print(
+        f"{len(entries)} datasets. tested: real, built from the provider's own files; layout, from files made like them"
+    )
     return 0
+
+
+def _is_listed(entry: Entry, command: List) -> bool:
+    return (
+        command.modality in {"", *_modalities(entry)}
+        and command.suite in {"", *entry.suites}
+        and command.terms in {"", entry.terms}
+    )
+
+
+def _modalities(entry: Entry) -> list[str]:
+    by_class = {value for task in entry.tasks.values() for value in task.class_modality.values()}
+    by_column = set(entry.layout.modality.values.values()) if entry.layout.modality else set()
+    return sorted({*by_class, *by_column, *([entry.modality] if entry.modality else [])}) or ["mixed"]
 
 
 def show(command: Show) -> int:
@@ -133,7 +170,7 @@ def show(command: Show) -> int:
 def check(command: Check) -> int:
     """Print how a folder compares with an entry."""
     entry = load_entry(command.name)
-    report = check_folder(entry, command.root)
+    report = check_folder(entry, command.root, checksums=command.checksums)
     _print_check(entry, report)
     return 0 if report.complete else 1
 
@@ -173,6 +210,10 @@ def _run(given: list[str]) -> int:
         from dataset_builders.pmc.commands import run
 
         return run(given[1:])
+    if given[:1] == ["captions"]:
+        from dataset_builders.captions.commands import run as run_captions
+
+        return run_captions(given[1:])
     if given[:1] == ["kinds"]:
         from dataset_builders.figures.kind_commands import run as run_kinds
 
@@ -181,7 +222,7 @@ def _run(given: list[str]) -> int:
     if given[:1] == ["phantoms"]:
         known["phantoms"] = (_phantoms_command(), phantoms)
     commands: dict[str, Callable[..., Any]] = {name: command for name, (command, _) in known.items()}
-    commands |= {"pmc": Pmc, "kinds": Kinds}
+    commands |= {"pmc": Pmc, "captions": Captions, "kinds": Kinds}
     parsed = tyro.extras.subcommand_cli_from_dict(
         commands,
         prog="python -m dataset_builders",
@@ -216,11 +257,14 @@ def _build_table(summaries: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _print_check(entry: Entry, report: CheckReport) -> None:
-    table = Table("task", "class", "found", "expected", "", title=f"{entry.title}: {report.items:,} items")
-    for count in report.counts:
-        expected = "not stated" if count.expected is None else f"{count.expected:,}"
-        table.add_row(count.task, count.class_id, f"{count.found:,}", expected, "ok" if count.fits else "differs")
-    _console().print(table)
+    for text in (*report.missing, *report.hints):
+        print(text)
+    if report.counts:
+        table = Table("what", "found", "expected", "", title=f"{entry.title}: {report.items:,} items")
+        for count in report.counts:
+            expected = "not stated" if count.expected is None else f"{count.expected:,}"
+            table.add_row(count.what, f"{count.found:,}", expected, "ok" if count.fits else "differs")
+        _console().print(table)
     for problem in report.problems[:SHOWN_PROBLEMS]:
         print(problem)
     if len(report.problems) > SHOWN_PROBLEMS:
@@ -229,7 +273,13 @@ def _print_check(entry: Entry, report: CheckReport) -> None:
         print("complete: the folder is as the entry says")
         return
     print("incomplete: the folder is not as the entry says")
-    for name, text in (("how to obtain it", entry.access), ("described at", entry.url)):
+    _print_access(entry)
+
+
+def _print_access(entry: Entry) -> None:
+    obtain = [("terms", entry.terms), ("how to obtain it", entry.access), ("described at", entry.url)]
+    obtain += [("file", f"{download.file} {download.url}".strip()) for download in entry.downloads]
+    for name, text in obtain:
         if text:
             print(f"{name}: {text}")
 

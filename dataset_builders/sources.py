@@ -1,7 +1,7 @@
 """The SOURCES file: which sources to build, of which kind, from which folder.
 
     sources:
-      - {kind: classification, entry: cxr_pneumonia, root: images/cxr_pneumonia}
+      - {kind: dataset, entry: cxr_pneumonia, root: images/cxr_pneumonia}
       - {kind: pmc, config: {root: pmc, source: pmc}}            # or root: s3://pmc-oa-opendata
       - {kind: pairs, root: pairs/medpix, config: {source: medpix, group_field: case}}
 
@@ -19,9 +19,8 @@ from typing import Any, Literal
 from clipmed.configuration import from_dict, nearest, read_yaml
 from clipmed.errors import ConfigError
 from clipmed.jobs import JobsConfig
-from dataset_builders.classification.build import build_classification
-from dataset_builders.classification.entry import CATALOGUE, load_entry
-from dataset_builders.pairs import PairsConfig, build_pairs
+from dataset_builders.datasets.build import build_dataset
+from dataset_builders.datasets.entry import CATALOGUE, load_entry
 
 SHIPPED = CATALOGUE / "sources"
 Build = Callable[[Path, JobsConfig], dict[str, Any]]
@@ -37,25 +36,14 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClassificationSource:
-    """A labelled dataset."""
+class DatasetSource:
+    """A dataset of the catalogue, or of an entry of your own."""
 
-    kind: Literal["classification"]
+    kind: Literal["dataset"]
     entry: str
     """catalogue entry: a shipped name, or the path of a YAML file"""
     root: str = "."
     """the dataset's folder"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairsSource:
-    """A list of images with captions."""
-
-    kind: Literal["pairs"]
-    root: str = "."
-    """the folder of the list and its images"""
-    config: PairsConfig
-    """which fields of the list say what"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,18 +107,12 @@ def _source(item: Any, where: str, beside: Path, base: Path) -> Source:
     return _MAKERS[kind](item, where, beside, base)
 
 
-def _classification(item: Any, where: str, beside: Path, base: Path) -> Source:
-    source = from_dict(ClassificationSource, item, where)
+def _dataset(item: Any, where: str, beside: Path, base: Path) -> Source:
+    source = from_dict(DatasetSource, item, where)
     is_file = source.entry.endswith((".yaml", ".yml"))
     entry = load_entry(beside / source.entry if is_file else source.entry)
     root = base / source.root
-    return Source(entry.name, root, lambda out, jobs: build_classification(entry, root, out, jobs))
-
-
-def _pairs(item: Any, where: str, _beside: Path, base: Path) -> Source:
-    source = from_dict(PairsSource, item, where)
-    root = base / source.root
-    return Source(source.config.source, root, lambda out, jobs: build_pairs(source.config, root, out, jobs))
+    return Source(entry.name, root, lambda out, jobs: build_dataset(entry, root, out, jobs))
 
 
 def _pmc(item: Any, where: str, _beside: Path, base: Path) -> Source:
@@ -155,7 +137,6 @@ def _beneath(base: Path, path: Path | None) -> Path | None:
 
 
 _MAKERS: Mapping[str, Callable[[Any, str, Path, Path], Source]] = {
-    "classification": _classification,
+    "dataset": _dataset,
     "pmc": _pmc,
-    "pairs": _pairs,
 }

@@ -13,7 +13,7 @@ from clipmed.errors import ConfigError
 from clipmed.records import Modality
 
 BANKS = Path(__file__).parent / "banks"
-PLACEHOLDERS = ("modality", "finding", "body_part")
+CONTEXT_PLACEHOLDERS = ("body_part", "view")
 DEFAULT = "default"
 PLAIN = "plain"
 TemplateKind = Literal["finding", "plain"]
@@ -23,8 +23,8 @@ TemplateKind = Literal["finding", "plain"]
 class TemplateBank:
     """The phrases and templates that captions are made of.
 
-    A phrase or template may hold {body_part}; it is used only where the facts name one. Every list therefore needs an
-    entry without it.
+    A phrase or template may hold {body_part} and {view}; it is used only where the facts name them. Every list
+    therefore needs an entry without them.
     """
 
     name: str
@@ -34,7 +34,8 @@ class TemplateBank:
     modality_phrases: dict[str, list[str]]
     """modality: what such an image is called, such as xray: [radiograph, X-ray]"""
     finding_phrases: dict[str, list[str]] = field(default_factory=dict)
-    """class id, or modality/class id, which comes first: noun phrases that state it; others use their display name"""
+    """class id, or modality/class id, which comes first: noun phrases that state it, in place of the names of its
+    catalogue entry"""
     templates: dict[str, list[str]]
     """default, or a modality instead of it: sentences with {modality} and {finding}. plain: those of images whose
     labels state no finding, with {modality} alone"""
@@ -48,7 +49,7 @@ class TemplateBank:
         for key, texts in self.templates.items():
             _check_templates(f"templates.{key}", key, texts)
         for where, phrases in self._phrase_lists():
-            allowed = ("body_part",) if where.startswith("finding_phrases") else ()
+            allowed = CONTEXT_PLACEHOLDERS if where.startswith("finding_phrases") else ()
             for phrase in phrases:
                 _check_placeholders(where, phrase, allowed)
 
@@ -62,10 +63,9 @@ class TemplateBank:
                 f"{', '.join(sorted(self.modality_phrases))}; add them or use another bank"
             ) from error
 
-    def finding_words(self, modality: str, class_id: str, display_name: str) -> list[str]:
-        """Return the phrases that state a class; its display name where the bank has none."""
-        specific = self.finding_phrases.get(f"{modality}/{class_id}")
-        return specific or self.finding_phrases.get(class_id) or [display_name]
+    def finding_words(self, modality: str, class_id: str) -> list[str]:
+        """Return the bank's own phrases for a class; none where it has none."""
+        return self.finding_phrases.get(f"{modality}/{class_id}") or self.finding_phrases.get(class_id) or []
 
     def sentences(self, modality: str, kind: TemplateKind) -> list[str]:
         """Return the templates for images of the modality, with a finding or plain."""
@@ -149,8 +149,11 @@ def _check_list(where: str, texts: list[str]) -> None:
     repeated = sorted({text for text in texts if texts.count(text) > 1})
     if repeated:
         raise ConfigError(f"{where}: {repeated[0]!r} comes twice; remove one")
-    if all("{body_part}" in text for text in texts):
-        raise ConfigError(f"{where}: every text holds {{body_part}}; add one without, for images of unknown body part")
+    if all(any(f"{{{name}}}" in text for name in CONTEXT_PLACEHOLDERS) for text in texts):
+        raise ConfigError(
+            f"{where}: every text holds {{body_part}} or {{view}}; add one without, for images of which "
+            "neither is known"
+        )
 
 
 def _check_placeholders(where: str, text: str, allowed: tuple[str, ...]) -> None:
@@ -166,7 +169,7 @@ def _check_placeholders(where: str, text: str, allowed: tuple[str, ...]) -> None
 
 def _check_templates(where: str, key: str, texts: list[str]) -> None:
     needed = ("modality",) if key == PLAIN else ("modality", "finding")
-    allowed = (*needed, "body_part")
+    allowed = (*needed, *CONTEXT_PLACEHOLDERS)
     for text in texts:
         _check_placeholders(where, text, allowed)
         missing = [name for name in needed if name not in fields_of(text)]

@@ -10,60 +10,49 @@ from dataclasses import dataclass
 
 from clipmed.errors import ConfigError
 from clipmed.records import Caption
-from dataset_builders.captions.bank import TemplateBank
+from dataset_builders.captions.bank import CONTEXT_PLACEHOLDERS, TemplateBank
+from dataset_builders.captions.facts import CaptionFacts, Finding
 
-CONTEXT_FACTS = ("modality", "body_part")
-SEPARATOR = "|"  # between the classes of a multi-label fact
 DEFAULT_NUMBER = 5
+_MOST_DENIED = 2  # findings that one caption denies, where nothing was found
 _SLOT = re.compile(r"(?:\b([Aa])n? )?\{(\w+)\}")
 # A vowel letter that is spoken as a consonant ("a unilateral …", "a urothelial …", "a European …").
 _SPOKEN_CONSONANT = re.compile(r"(?:uni(?!n|m|d)|us[eu]|ut[ei]|ur[eio]|eu|one\b|once\b)")
 _SPOKEN_AS_WORD = frozenset({"SPECT", "MIP", "LASER", "RADAR"})
 _VOWEL_LETTERS = frozenset("AEFHILMNORSX")
+_ARTICLE = re.compile(r"^(?:an?|the) ", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class _Words:
     modalities: list[str]
     findings: list[str]
-    body_part: str | None
+    known: Mapping[str, str]
+    """placeholder: words, of what is known besides"""
 
 
 def captions_for(
-    facts: Mapping[str, str],
-    bank: TemplateBank,
-    key: str,
-    number: int = DEFAULT_NUMBER,
-    names: Mapping[str, str] | None = None,
+    facts: CaptionFacts, bank: TemplateBank, key: str, number: int = DEFAULT_NUMBER
 ) -> tuple[Caption, ...]:
     """Return up to `number` different captions that state the facts.
 
-    The choice depends on the key, the facts and the bank alone. Templates come first, so that captions differ in
-    their sentence and not only in a word; fewer captions come back only where the bank has no more.
+    Every finding that is present is stated, by the bank's phrases or by its own names. Where none is, up to two of
+    those that are known to be absent are denied. The choice depends on the key, the facts and the bank alone.
+    Templates come first, so that captions differ in their sentence and not only in a word; fewer captions come back
+    only where the bank has no more.
 
     Args:
-        facts: {"modality": …, "body_part": … where known, and task: class id} with a `|` between several classes.
+        facts: what is known of the image.
         bank: the wording.
         key: the sample's key.
         number: how many captions.
-        names: display name by task/class id or class id, for classes that the bank has no phrases for; the class id
-            itself if missing.
     """
     if number < 1:
         raise ConfigError(f"number of captions: got {number}; allowed: 1 or more")
-    modality, body_part = facts["modality"], facts.get("body_part")
-    stated = [
-        (task, class_id)
-        for task, value in facts.items()
-        for class_id in value.split(SEPARATOR)
-        if task not in CONTEXT_FACTS and class_id
-    ]
-    words = _Words(
-        modalities=bank.modality_words(modality),
-        findings=_finding_phrases(stated, bank, facts, names or {}, key),
-        body_part=body_part,
-    )
-    templates = _usable(bank.sentences(modality, "finding" if stated else "plain"), body_part)
+    known = {name: words for name, words in (("body_part", facts.body_part), ("view", facts.view)) if words}
+    findings = _finding_phrases(facts, bank, known, key)
+    words = _Words(modalities=bank.modality_words(facts.modality), findings=findings or [""], known=known)
+    templates = _usable(bank.sentences(facts.modality, "finding" if findings else "plain"), known)
     texts = list(itertools.islice(_unique(_sentences(templates, words, key)), number))
     return tuple(Caption(text=text, origin="template", model=bank.name, prompt=f"v{bank.version}") for text in texts)
 
@@ -97,7 +86,7 @@ def _sentences(templates: Sequence[str], words: _Words, key: str) -> Iterator[st
     for turn in range(len(words.modalities) * len(words.findings)):
         for template, pairs in zip(ranked, choices, strict=True):
             modality, finding = pairs[turn]
-            yield _fill(template, modality, finding, words.body_part)
+            yield _fill(template, {**words.known, "modality": modality, "finding": finding})
 
 
 def _ranked_pairs(words: _Words, key: str) -> list[tuple[str, str]]:
@@ -110,9 +99,7 @@ def _ranked_pairs(words: _Words, key: str) -> list[tuple[str, str]]:
     return list(dict.fromkeys((*diagonal, *rest)))
 
 
-def _fill(template: str, modality: str, finding: str, body_part: str | None) -> str:
-    values = {"modality": modality, "finding": finding, "body_part": body_part or ""}
-
+def _fill(template: str, values: Mapping[str, str]) -> str:
     def replace(match: re.Match[str]) -> str:
         words = values[match.group(2)]
         if not match.group(1):
@@ -123,33 +110,38 @@ def _fill(template: str, modality: str, finding: str, body_part: str | None) -> 
     return tidy(_SLOT.sub(replace, template))
 
 
-def _finding_phrases(
-    stated: Sequence[tuple[str, str]],
-    bank: TemplateBank,
-    facts: Mapping[str, str],
-    names: Mapping[str, str],
-    key: str,
-) -> list[str]:
-    """Return phrases for all stated classes together: one class's own, or several joined by commas and "and"."""
-    body_part = facts.get("body_part")
-    lists = []
-    for task, class_id in stated:
-        display_name = names.get(f"{task}/{class_id}") or names.get(class_id) or class_id
-        phrases = bank.finding_words(facts["modality"], class_id, display_name)
-        lists.append([phrase.replace("{body_part}", body_part or "") for phrase in _usable(phrases, body_part)])
+def _finding_phrases(facts: CaptionFacts, bank: TemplateBank, known: Mapping[str, str], key: str) -> list[str]:
+    """Return phrases for all findings together: one finding's own, or several joined by commas and "and"."""
+    lists = [_phrases(finding, facts.modality, bank, known) for finding in facts.present]
+    if not lists:
+        lists = [[f"no {_ARTICLE.sub('', finding.name)}"] for finding in _denied(facts, key)]
     if len(lists) < 2:
-        return lists[0] if lists else [""]
+        return lists[0] if lists else []
     rows = itertools.zip_longest(*(_ranked(phrases, key) for phrases in lists))
     shortest = [phrases[0] for phrases in lists]
     return list(dict.fromkeys(_listed([phrase or shortest[i] for i, phrase in enumerate(row)]) for row in rows))
+
+
+def _phrases(finding: Finding, modality: str, bank: TemplateBank, known: Mapping[str, str]) -> list[str]:
+    phrases = bank.finding_words(modality, finding.class_id) or list(finding.names)
+    for name, words in known.items():
+        phrases = [phrase.replace(f"{{{name}}}", words) for phrase in phrases]
+    return _usable(phrases, {})
+
+
+def _denied(facts: CaptionFacts, key: str) -> list[Finding]:
+    """Return absent findings for a caption to deny. That a negative class is absent says that something is there."""
+    absent = {finding.name: finding for finding in facts.absent if not finding.is_negative}
+    return [absent[name] for name in _ranked(list(absent), key)[:_MOST_DENIED]]
 
 
 def _listed(phrases: Sequence[str]) -> str:
     return f"{', '.join(phrases[:-1])} and {phrases[-1]}"
 
 
-def _usable(texts: Sequence[str], body_part: str | None) -> list[str]:
-    return [text for text in texts if body_part or "{body_part}" not in text]
+def _usable(texts: Sequence[str], known: Mapping[str, str]) -> list[str]:
+    """Return the texts whose placeholders of context are all known."""
+    return [text for text in texts if all(name in known or f"{{{name}}}" not in text for name in CONTEXT_PLACEHOLDERS)]
 
 
 def _ranked(texts: Sequence[str], key: str) -> list[str]:

@@ -11,8 +11,8 @@ from clipmed.configuration import from_dict
 from clipmed.errors import ConfigError
 from clipmed.jobs import JobsConfig
 from dataset_builders.captions.bank import load_bank
-from dataset_builders.classification import Entry, build_classification, load_entry, shipped_entries
-from dataset_builders.classification.check import check_folder
+from dataset_builders.datasets import Entry, build_dataset, load_entry, shipped_entries
+from dataset_builders.datasets.check import check_folder
 
 REAL_SETS = (
     "blood_bccd_crops",
@@ -74,7 +74,7 @@ def test_the_real_folder_is_as_its_entry_says(name: str, real_data: Path) -> Non
 def test_a_real_folder_builds_to_the_last_image(name: str, real_data: Path, tmp_path: Path) -> None:
     root = real_data / "images" / name
     entry = load_entry(name)
-    summary = build_classification(entry, root, tmp_path / "spool", JobsConfig(executor="inline"))
+    summary = build_dataset(entry, root, tmp_path / "spool", JobsConfig(executor="inline"))
     stated = json.loads((root / "dataset.json").read_text())
     assert summary["seen"] == stated["images"]
     # One head CT of the thumbnails is entirely black.

@@ -34,7 +34,7 @@ def archive(tmp_path: Path) -> Path:
     (tmp_path / "set" / "mass" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (tmp_path / "pairs" / "pairs.jsonl").write_text('{"image": "3.png", "caption": "A chest radiograph."}\n')
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(ENTRY))
-    write_sources(tmp_path, {"kind": "classification", "entry": "tiny.yaml", "root": "set"}, PAIRS)
+    write_sources(tmp_path, {"kind": "dataset", "entry": "tiny.yaml", "root": "set"}, PAIRS)
     return tmp_path
 
 
@@ -75,10 +75,10 @@ def test_root_says_where_folders_start(archive: Path, tmp_path: Path) -> None:
     ("sources", "message"),
     [
         ([{"kind": "classfication", "entry": "tiny.yaml"}],
-         r"sources\[0\]: kind is 'classfication'; did you mean 'classification'"),
+         r"sources\[0\]: kind is 'datset'; did you mean 'dataset'"),
         (["set"], r"sources\[0\]: kind is None"),
-        ([{"kind": "classification", "entry": "tiny.yaml", "rot": "set"}], r"unknown key 'rot'; did you mean 'root'"),
-        ([{"kind": "classification", "entry": "tini"}], r"no catalogue entry 'tini'"),
+        ([{"kind": "dataset", "entry": "tiny.yaml", "rot": "set"}], r"unknown key 'rot'; did you mean 'root'"),
+        ([{"kind": "dataset", "entry": "tini"}], r"no catalogue entry 'tini'"),
         ([PAIRS, PAIRS], r"two sources are called 'listed'"),
         ([{"kind": "pmc", "config": {"root": "x", "sorce": "y"}}],
          r"sources\[0\]\.config: unknown key 'sorce'; did you mean 'source'"),

@@ -17,7 +17,7 @@ from clipmed.errors import ConfigError, DataError
 from clipmed.jobs import JobsConfig
 from clipmed.records import Modality
 from dataset_builders.captions.bank import load_bank
-from dataset_builders.classification.entry import load_entry
+from dataset_builders.datasets.entry import load_entry
 from dataset_builders.phantoms import PhantomConfig, sentences, write_phantoms
 from dataset_builders.phantoms.articles import Defect, jats, make_article
 from dataset_builders.phantoms.datasets import CORRUPT, DUPLICATE, plan_images

@@ -57,7 +57,7 @@ def spool_digests(folder):
 def test_spools_built_on_slurm_have_the_bytes_of_local_ones(archives, tmp_path):
     (tmp_path / "sources.yaml").write_text(
         "sources:\n"
-        "  - {kind: classification, entry: phantom_fundus, root: phantom_fundus}\n"
+        "  - {kind: dataset, entry: phantom_fundus, root: phantom_fundus}\n"
         "  - {kind: pmc, config: {source: phantom_pmc_bucket, root: phantom_pmc/bucket, num_units: 3}}\n"
     )
     build = ["build", str(tmp_path / "sources.yaml"), "--root", str(archives), "--out"]
