@@ -72,6 +72,8 @@ def card_text(manifest: Mapping[str, Any]) -> str:
         *_phantoms(counts["source"]),
         "## What it holds",
         *(_count_table(name, title, counts) for name, title in _TABLES.items()),
+        "## Captions",
+        *_captions(manifest["captions"]),
         "## Licence",
         *_license(manifest["license"]),
         "## Load it",
@@ -129,6 +131,17 @@ def _count_table(name: str, title: str, counts: Mapping[str, Any]) -> str:
     order = [str(split) for split in Split if str(split) in found] if name == "split" else sorted(found)
     rows = [f"| {value} | {found[value]:,} |" for value in order]
     return "\n".join([f"| {title} | samples |", "|---|---:|", *rows])
+
+
+def _captions(found: Mapping[str, Any]) -> Iterator[str]:
+    rows = [f"| {origin} | {count:,} |" for origin, count in found["by_origin"].items()]
+    yield "\n".join(["| origin | captions |", "|---|---:|", *rows])
+    if found["by_model"]:
+        yield "Not written by a source, but made from labels, from images or out of other texts:"
+        yield "\n".join(f"- {name}: {count:,}" for name, count in found["by_model"].items())
+    if found["stores"]:
+        stores = ", ".join(f"{store['store']} (`{store['digest'][:16]}`)" for store in found["stores"])
+        yield f"Captions of language models come from {stores}; each passed a guard that compares it with the facts."
 
 
 def _license(terms: Mapping[str, Any]) -> Iterator[str]:

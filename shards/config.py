@@ -41,6 +41,15 @@ class PackConfig:
     """least correlation of the local detail of two images that show the same picture"""
     caption_duplicates: Literal["keep", "drop"] = "keep"
     """drop: samples whose free texts are all held by a sample of another image"""
+    captions: tuple[Path, ...] = ()
+    """caption stores whose captions join the samples that they were made for"""
+    caption_join: Literal["replace", "add"] = "replace"
+    """replace: captions of the stores take the place of template captions, and rewrites that of native ones; what the
+    stores have nothing for stays. add: they stand beside them"""
+    caption_models: tuple[str, ...] = ()
+    """captioners whose captions are taken from the stores, as they are named there; all if none is given"""
+    captions_per_sample: int = 8
+    """most captions of the stores that a sample takes for its facts and its image, and most rewrites of a text"""
     max_linked_groups: int = 16
     """an image shared by more groups than this links none of them (only a repeat is dropped; not with dedupe none)"""
     seed: int = 0
@@ -59,17 +68,22 @@ class PackConfig:
                 f"val_fraction, test_fraction: got {self.val_fraction}, {self.test_fraction}; "
                 "allowed: 0 or more each, below 1 together; lower one of them"
             )
-        for name in ("samples_per_shard", "megabytes_per_shard", "max_linked_groups"):
+        for name in ("samples_per_shard", "megabytes_per_shard", "max_linked_groups", "captions_per_sample"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: got {getattr(self, name)}; allowed: 1 or more")
         if not 0 <= self.phash_bits <= MAX_PHASH_BITS:
             raise ConfigError(f"phash_bits: got {self.phash_bits}; allowed: 0 to {MAX_PHASH_BITS}")
         if not 0 < self.min_correlation <= 1:
             raise ConfigError(f"min_correlation: got {self.min_correlation}; allowed: above 0, up to 1")
-        names = [path.name for path in self.decontaminate]
+        for what in ("decontaminate", "captions"):
+            self._check_names(what)
+
+    def _check_names(self, what: str) -> None:
+        names = [path.name for path in getattr(self, what)]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ConfigError(f"decontaminate: two lists are called {twice[0]}; give every list a name of its own")
+            raise ConfigError(f"{what}: two files are called {twice[0]}; give each a name of its own")
 
     def portable(self) -> dict[str, Any]:
-        """Return the settings as plain data without the folders of the lists: what a manifest holds."""
-        return {**to_dict(self), "decontaminate": [path.name for path in self.decontaminate]}
+        """Return the settings as plain data without the folders of lists and stores: what a manifest holds."""
+        names = {what: [path.name for path in getattr(self, what)] for what in ("decontaminate", "captions")}
+        return {**to_dict(self), **names}

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from clipmed.errors import DataError
 from clipmed.files import sha256_file
 from clipmed.records import canonical_json
+from shards.caption_join import JoinSettings, joined_captions
 from shards.schema import INDEX
 from shards.spool import add_member
 from shards.tars import BLOCK, RandomAccess
@@ -59,11 +60,12 @@ def copy_shard(task: ShardTask) -> int:
     metadata = plan.schema_arrow.metadata
     tars = [RandomAccess(path, metadata[b"digest"].decode()) for path in json.loads(metadata[b"tars"])]
     entries = plan.read_row_group(task.number).to_pylist()
+    join = JoinSettings.parse(metadata[b"captions"].decode())
     with (
         _renamed(task.partial / task.name) as temporary,
         tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
     ):
-        rows = [_copy_sample(tar, entry, tars[entry["unit"]], task.name) for entry in entries]
+        rows = [_copy_sample(tar, entry, tars[entry["unit"]], task.name, join) for entry in entries]
     with _renamed(task.part) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, INDEX), temporary)
     shard = task.partial / task.name
@@ -96,7 +98,9 @@ def read_receipt(task: ShardTask) -> dict[str, Any]:
     return receipt
 
 
-def _copy_sample(tar: tarfile.TarFile, entry: dict[str, Any], spool: RandomAccess, shard: str) -> dict[str, Any]:
+def _copy_sample(
+    tar: tarfile.TarFile, entry: dict[str, Any], spool: RandomAccess, shard: str, join: JoinSettings
+) -> dict[str, Any]:
     key = entry["key"]
     image = spool.read(entry["jpg_offset"], entry["bytes"])
     row = json.loads(spool.read(entry["json_offset"], entry["json_size"]))
@@ -104,6 +108,7 @@ def _copy_sample(tar: tarfile.TarFile, entry: dict[str, Any], spool: RandomAcces
         folder = Path(spool.path).parent
         raise DataError(f"{spool.path}: {key} is not what its row says; remove {folder} and run its builder again")
     row["split"] = entry["split"]
+    row["captions"] = joined_captions(row, join)
     members = {"jpg": image, "json": canonical_json(row).encode(), "txt": row["captions"][0]["text"].encode()}
     place: dict[str, Any] = {"shard": shard}
     for suffix, data in members.items():

@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from clipmed.errors import DataError
 from clipmed.files import replace_folder, sha256_file, write_json, write_text
 from clipmed.jobs import JobsConfig, run_units
 from clipmed.records import canonical_json
+from shards.caption_join import JoinSettings, count_captions, describe_stores, require_matches
 from shards.card import card_text
 from shards.comparing import gather
 from shards.config import PackConfig
@@ -76,15 +78,19 @@ def pack(
     _refuse_other_folder(out)
     intake = read_spools(spools, progress=progress)
     lists = lists_digest(config.decontaminate)
-    digest = _plan_digest(intake, config, lists)
+    stores = describe_stores(config.captions)
+    digest = _plan_digest(intake, config, lists, stores)
     partial = out.with_name(f".{out.name}.partial")
     _open_partial(partial, digest)
     sets = [read_evaluation_set(path, progress=progress) for path in config.decontaminate]
     evidence = gather(intake, config, sets, partial / _HASHES, jobs, progress=progress)
     plan = make_plan(intake.samples, config, evidence)
-    tasks = _write_plan(partial, intake, plan, digest)
+    join = JoinSettings.of(config, stores)
+    tasks = _write_plan(partial, intake, plan, {"digest": digest, "captions": json.dumps(asdict(join))})
     _copy_shards(tasks, jobs, progress=progress)
     manifest = _write_tables(partial, tasks, intake, plan)
+    require_matches(manifest["captions"], stores)
+    manifest["captions"]["stores"] = stores
     manifest |= {
         "config": config.portable(),
         "plan_sha256": digest,
@@ -104,11 +110,15 @@ def _refuse_other_folder(out: Path) -> None:
         raise DataError(f"{out} exists and is not a shard set; give another --out, or remove it yourself")
 
 
-def _plan_digest(intake: Intake, config: PackConfig, lists: list[dict[str, str]]) -> str:
+def _plan_digest(intake: Intake, config: PackConfig, lists: list[dict[str, str]], stores: list[dict[str, str]]) -> str:
     """Return the digest of all that a set's bytes follow from."""
     inputs = {
-        "schema_version": SCHEMA_VERSION, "config": config.portable(), "spools": intake.digests, "lists": lists
-    }  # fmt: skip
+        "schema_version": SCHEMA_VERSION,
+        "config": config.portable(),
+        "spools": intake.digests,
+        "lists": lists,
+        "stores": stores,
+    }
     return hashlib.sha256(canonical_json(inputs).encode()).hexdigest()
 
 
@@ -121,13 +131,13 @@ def _open_partial(partial: Path, digest: str) -> None:
     (partial / PARTS).mkdir(exist_ok=True)
 
 
-def _write_plan(partial: Path, intake: Intake, plan: Plan, digest: str) -> list[ShardTask]:
-    """Write the plan with a row group a shard, so that a worker reads only its own rows."""
+def _write_plan(partial: Path, intake: Intake, plan: Plan, settings: dict[str, str]) -> list[ShardTask]:
+    """Write the plan with a row group a shard, so that a worker reads only its own rows, and what workers need."""
     names = plan.shard_names()
     table = intake.samples.select(list(_COPIED)).take(plan.rows)
     table = table.append_column("split", pa.array(SPLITS).take(pa.array(plan.split)))
     tars = [str(tar.resolve()) for tar in intake.tars]
-    table = table.replace_schema_metadata({"tars": json.dumps(tars), "digest": digest})
+    table = table.replace_schema_metadata({"tars": json.dumps(tars), **settings})
     places = np.stack([plan.split, plan.shard])
     starts = np.flatnonzero(np.any(np.diff(places, axis=1, prepend=-1) != 0, axis=0))
     ends = [*starts[1:].tolist(), len(table)]
@@ -158,13 +168,15 @@ def _write_tables(partial: Path, tasks: list[ShardTask], intake: Intake, plan: P
     rejects = pa.concat_tables([intake.rejects, pa.Table.from_pylist(plan.rejects, REJECTS)])
     pq.write_table(rejects, partial / REJECTS_FILE)
     pq.write_table(plan.removed, partial / REMOVED_FILE)
-    samples = pq.read_table(partial / INDEX_FILE, columns=["split", "modality", "source", "license", "license_group"])
+    columns = ["split", "modality", "source", "license", "license_group", "captions"]
+    samples = pq.read_table(partial / INDEX_FILE, columns=columns)
     counts = count_samples(samples)
     return {
         "schema_version": SCHEMA_VERSION,
         "spools": intake.digests,
         "tasks": intake.tasks,
         "counts": {"samples": len(samples), "rejects": len(rejects), **counts},
+        "captions": count_captions(samples["captions"]),
         "license": license_of_set(counts),
         "attrition": attrition(intake.seen, rejects, samples),
         "counters": {source: dict(sorted(counter.items())) for source, counter in sorted(intake.counters.items())},

@@ -24,7 +24,8 @@ def stats_tables(shard_set: ShardSet) -> list[Table]:
     columns = {name: shard_set.column(name) for name in COUNTED}
     tables = [_split_table(shard_set, columns)]
     tables += [_by_split(title, name, columns) for name, title in _TITLES.items()]
-    tables += [_caption_table(shard_set), source_table(shard_set.manifest), attrition_table(shard_set.manifest)]
+    tables += [_caption_table(shard_set), *_captioner_tables(shard_set.manifest)]
+    tables += [source_table(shard_set.manifest), attrition_table(shard_set.manifest)]
     return [*tables, *decontamination_tables(shard_set.manifest)]
 
 
@@ -117,6 +118,20 @@ def _caption_table(shard_set: ShardSet) -> Table:
         values = (mine.mean(), np.median(mine), np.percentile(mine, 95), mine.max())
         table.add_row(origin, f"{len(mine):,}", *(f"{value:,.0f}" for value in values))
     return table
+
+
+def _captioner_tables(manifest: dict[str, Any]) -> list[Table]:
+    found = manifest.get("captions", {})
+    if not found.get("by_model"):
+        return []
+    samples = found["samples"]
+    title = (
+        f"Made captions: {samples['from_store']:,} samples have some of a store, {samples['from_template']:,} of a bank"
+    )
+    table = _table(title, ["origin: captioner (prompt)", "captions"], num_names=1)
+    for name, count in found["by_model"].items():
+        table.add_row(name, f"{count:,}")
+    return [table]
 
 
 def _table(title: str, headings: Sequence[str], num_names: int) -> Table:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from shards.caption_store import Attempt, CaptionStore, Request
 from tqdm import tqdm
 
 from clipmed.errors import ConfigError
@@ -33,6 +32,7 @@ from dataset_builders.captions.llm import LlmCaptionConfig, LlmCaptioner
 from dataset_builders.captions.pricing import Budget, BudgetConfig, Prices, Spent
 from dataset_builders.captions.prompts import SHIPPED
 from dataset_builders.captions.subjects import About, Subject, read_subjects
+from shards.caption_store import Attempt, CaptionStore, Outcome, Request
 
 Ending = Literal["complete", "budget", "endpoint"]
 _MOST_REASONS = 6  # told to the model when it is asked again
@@ -311,15 +311,15 @@ class _Run:
         """Write the outcome; a failure that is asked again is replaced by what comes of it."""
         accepted = sum(not judged.reasons for judged in settled.texts)
         request = request_for(self._captioner, subject)
-        self._store.record(
-            request,
-            content=subject.content,
+        outcome = Outcome(
+            request=request,
             state="done" if accepted else "failed",
-            texts=[Attempt(attempt=each.attempt, text=each.text, reasons=each.reasons) for each in settled.texts],
+            texts=tuple(Attempt(attempt=each.attempt, text=each.text, reasons=each.reasons) for each in settled.texts),
             tokens_in=settled.spent.tokens_in,
             tokens_out=settled.spent.tokens_out,
             error=settled.error,
         )
+        self._store.record(outcome, subject.content)
         self._counts.update(
             asked=1, accepted=accepted, refused=len(settled.texts) - accepted, silent=bool(settled.error)
         )
