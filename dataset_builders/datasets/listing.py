@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -192,7 +193,17 @@ def _gathered(entry: Entry, same: Sequence[ImageItem]) -> ImageItem:
         )
     except ItemRejectedError as error:
         return replace(first, problem=Problem(error.stage, error.reason, error.detail))
-    return replace(first, labels=labels)
+    cells: dict[str, list[str]] = {}
+    for item in same:
+        for name, cell in item.text_cells:
+            cells.setdefault(name, []).append(cell)
+    return replace(first, labels=labels, text_cells=tuple((name, _one_cell(each)) for name, each in cells.items()))
+
+
+def _one_cell(cells: Sequence[str]) -> str:
+    """Return the texts of several rows as one cell: as they are where they are one, else as a list in JSON."""
+    unique = list(dict.fromkeys(cell for cell in cells if cell.strip()))
+    return unique[0] if len(unique) == 1 else json.dumps(unique, ensure_ascii=False) if unique else ""
 
 
 def _parts(entry: Entry, root: Path, item: ImageItem) -> Iterator[ImageItem]:
