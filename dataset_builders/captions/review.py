@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -20,11 +21,12 @@ from dataset_builders.captions.review_measures import (
     measure_diversity,
 )
 from dataset_builders.captions.review_pools import (
+    MEASURED,
     ClassName,
     ClassPool,
     Pools,
     SubjectPool,
-    code_of,
+    codes_of,
     read_pools,
 )
 from shards.browse import TEMPLATES, thumbnail
@@ -88,7 +90,8 @@ def render_review(store: CaptionStore, sources: Sequence[Path], config: ReviewCo
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     pools = read_pools(store, sources, config.images_per_class)
-    classes = sorted(pools.classes.values(), key=lambda pool: (-pool.samples, pool.name))
+    ranked = sorted(pools.classes.values(), key=lambda pool: (-pool.samples, pool.name))
+    classes = [pool for pool in ranked if pool.subjects]
     environment = Environment(
         loader=FileSystemLoader([Path(__file__).parent, TEMPLATES]),
         autoescape=True,
@@ -102,17 +105,19 @@ def render_review(store: CaptionStore, sources: Sequence[Path], config: ReviewCo
         digest=store.digest(),
         sources=[path.resolve().name for path in sources],
         counts=store.counts(),
-        reasons=store.refusals().most_common(),
+        reasons=_ranked(pools.reasons),
         pools=pools,
         standings=_standings(pools.subjects.values()),
         captioners=[
-            {"captioned": captioned, "errors": captioned.errors.most_common(_MOST_ERRORS)}
+            {"captioned": captioned, "errors": _ranked(captioned.errors)[:_MOST_ERRORS]}
             for _, captioned in sorted(pools.captioned.items())
         ],
         classes=[shown.of_class(pool) for pool in tqdm(classes, "classes", delay=2)],
         without=shown.left_out,
+        others=[pool for pool in ranked if not pool.subjects],
         modalities=sorted({modality for pool in classes for modality in pool.modalities}),
         bin_tokens=BIN_TOKENS,
+        measured=MEASURED,
     )
 
 
@@ -147,7 +152,7 @@ class _Shown:
             "pool": pool,
             "anchor": anchor(pool.name),
             "standings": _standings(subjects),
-            "reasons": pool.reasons.most_common(),
+            "reasons": _ranked(pool.reasons),
             "diversity": measure_diversity(accepted),
             "lengths": list(zip(length_histogram(accepted), length_histogram(refused), strict=True)),
             "pictures": [thumbnail(picture.read(), self._config.thumbnail_side) for picture in pictures],
@@ -161,9 +166,10 @@ class _Shown:
         Subjects that nobody was asked about come last: there is nothing to read of them.
         """
         ranked = sorted(subjects, key=lambda each: (each.standing == "pending", -pool.subjects[each.id], each.id))
-        failed = [each for each in ranked if each.standing == "failed"][: self._most_subjects // 3]
-        rest = [each for each in ranked if each not in failed][: self._most_subjects - len(failed)]
-        return [each for each in ranked if each in failed or each in rest]
+        failed = [each.id for each in ranked if each.standing == "failed"][: self._most_subjects // 3]
+        rest = [each.id for each in ranked if each.id not in failed][: self._most_subjects - len(failed)]
+        chosen = {*failed, *rest}
+        return [each for each in ranked if each.id in chosen]
 
     def _of_subject(self, subject: SubjectPool, pool: ClassPool) -> dict[str, Any]:
         found = [
@@ -184,14 +190,12 @@ class _Shown:
             "picture": thumbnail(subject.picture.read(), self._config.thumbnail_side) if is_image else None,
             "absent": [finding.name for finding in subject.facts.absent[:_MOST_ABSENT]],
             "absent_left_out": max(0, len(subject.facts.absent) - _MOST_ABSENT),
-            "codes": sorted({code_of(reason) for _, text in texts for reason in text.reasons}),
+            "codes": sorted({code for _, text in texts for code in codes_of(text)}),
             "accepted": accepted[:most],
             "refused": refused[:most],
             "num_accepted": len(accepted),
             "num_refused": len(refused),
-            "errors": [
-                _cut(error, _LONGEST_DETAIL) for error in dict.fromkeys(each.error for each in outcomes) if error
-            ],
+            "errors": [_cut(error, _LONGEST_DETAIL) for error in _errors(outcomes)],
         }
 
     def _of_text(self, outcome: Outcome, text: Attempt) -> dict[str, Any]:
@@ -206,7 +210,15 @@ class _Shown:
         }
 
 
-def _standings(subjects: Any) -> dict[str, int]:
+def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _errors(outcomes: Sequence[Outcome]) -> list[str]:
+    return list(dict.fromkeys(outcome.error for outcome in outcomes if outcome.error))
+
+
+def _standings(subjects: Iterable[SubjectPool]) -> dict[str, int]:
     counts = {"done": 0, "failed": 0, "pending": 0}
     for subject in subjects:
         counts[subject.standing] += 1

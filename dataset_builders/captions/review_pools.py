@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from clipmed.records import canonical_json
 from dataset_builders.captions.facts import CaptionFacts, read_facts
 from dataset_builders.captions.subjects import MACHINE_MADE, NATIVE, SourceRow, read_rows
-from shards.caption_store import CaptionStore, Outcome, subject_of_facts, subject_of_image, subject_of_text
+from shards.caption_store import Attempt, CaptionStore, Outcome, subject_of_facts, subject_of_image, subject_of_text
 
 Standing = Literal["done", "failed", "pending"]
 MEASURED = 500  # different accepted captions of a class, at most, that its plots are made of
@@ -86,7 +86,7 @@ class ClassPool:
         for text in outcome.texts:
             self.refused += bool(text.reasons)
             self.accepted += not text.reasons
-            self.reasons.update({code_of(reason) for reason in text.reasons})
+            self.reasons.update(codes_of(text))
             texts = self.refused_texts if text.reasons else self.accepted_texts
             if len(texts) < MEASURED:
                 texts.setdefault(text.text)
@@ -112,6 +112,8 @@ class Pools:
     samples: int
     served: Counter[str]
     foreign: int
+    reasons: Counter[str] = field(default_factory=Counter)
+    """refused captions by code of reason; one may have several"""
     captioned: dict[tuple[str, str], Captioned] = field(default_factory=dict)
 
 
@@ -149,9 +151,9 @@ def read_pools(store: CaptionStore, sources: Sequence[Path], max_pictures: int) 
     return pools
 
 
-def code_of(reason: str) -> str:
-    """Return the code of a reason that a store holds as `code: detail`."""
-    return reason.split(":", 1)[0]
+def codes_of(text: Attempt) -> list[str]:
+    """Return the codes of a text's reasons, which a store holds as `code: detail`, each once, by name."""
+    return sorted({reason.split(":", 1)[0] for reason in text.reasons})
 
 
 def _take_source(
@@ -242,5 +244,7 @@ def _count(pools: Pools, outcome: Outcome) -> None:
             "tokens_out": outcome.tokens_out,
         }
     )
+    for text in outcome.texts:
+        pools.reasons.update(codes_of(text))
     if outcome.error:
         captioned.errors[outcome.error] += 1

@@ -37,15 +37,16 @@ _RESUMES = words_of(
 )
 _DENIALS = phrases_of(
     "no|not|without|absent|absence of|free of|free from|lack of|lacks|lacking|negative for|rules out|rule out|"
-    "ruled out|ruling out|neither|nor|never|devoid of|denies|excludes|excluding|fails to|failed to|nothing|cannot see|clear of|"
-    "exclude|spared of|isn't|aren't|doesn't|don't|wasn't|weren't|none of|zero|rather than|instead of"
+    "ruled out|ruling out|neither|nor|never|devoid of|denies|excludes|excluding|fails to|failed to|nothing|"
+    "cannot see|clear of|exclude|spared of|isn't|aren't|doesn't|don't|wasn't|weren't|none of|zero|rather than|"
+    "instead of"
 )
 _NO_DENIAL = phrases_of("not only|no doubt|without doubt|not just|without contrast")
 _LATER_DENIALS = phrases_of(
     "is absent|are absent|was absent|were absent|not seen|not present|not identified|not visible|not found|"
-    "not detected|not evident|not observed|not noted|not demonstrated|not appreciated|not apparent|not shown|not depicted|ruled out|"
-    "is excluded|are excluded|was excluded|been excluded|is missing|are missing|free|is lacking|isn't seen|"
-    "unlikely|absent"
+    "not detected|not evident|not observed|not noted|not demonstrated|not appreciated|not apparent|not shown|"
+    "not depicted|ruled out|is excluded|are excluded|was excluded|been excluded|is missing|are missing|free|"
+    "is lacking|isn't seen|unlikely|absent"
 )
 _SUPPOSITIONS = phrases_of(
     "possible|possibly|may|might|could|cannot be excluded|can't be excluded|not excluded|differential|questionable|"
@@ -54,12 +55,12 @@ _SUPPOSITIONS = phrases_of(
 )
 # Adjectives and other forms that stand for a noun: adjective: noun.
 _NOUNS = {
-    adjective: noun
-    for adjective, noun in phrases_of(
+    pair[0]: pair[1]
+    for pair in phrases_of(
         "fetal fetus|renal kidney|hepatic liver|pulmonary lung|cardiac heart|cerebral brain|colonic colon|"
-        "gastric stomach|retinal retina|macular macula|meniscal meniscus|menisci meniscus|spinal spine|ovarian ovary|uterine uterus|"
-        "pancreatic pancreas|splenic spleen|prostatic prostate|cutaneous skin|osseous bone|bony bone|cystic cyst|"
-        "polypoid polyp|nodular nodule|hemorrhagic hemorrhage|necrotic necrosis|metastatic metastasis|"
+        "gastric stomach|retinal retina|macular macula|meniscal meniscus|menisci meniscus|spinal spine|ovarian ovary|"
+        "uterine uterus|pancreatic pancreas|splenic spleen|prostatic prostate|cutaneous skin|osseous bone|bony bone|"
+        "cystic cyst|polypoid polyp|nodular nodule|hemorrhagic hemorrhage|necrotic necrosis|metastatic metastasis|"
         "metastases metastasis|adenomatous adenoma|malignancies malignancy|esophageal esophagus|laryngeal larynx|"
         "fibrotic fibrosis|calcified calcification|glaucomatous glaucoma|pneumonic pneumonia|ulcerated ulcer|"
         "ulceration ulcer|inflammatory inflammation|inflamed inflammation|infected infection|torn tear|"
