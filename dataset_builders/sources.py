@@ -3,7 +3,7 @@
     sources:
       - {kind: dataset, entry: cxr_pneumonia, root: images/cxr_pneumonia}
       - {kind: pmc, config: {root: pmc, source: pmc}}            # or root: s3://pmc-oa-opendata
-      - {kind: pairs, root: pairs/medpix, config: {source: medpix, group_field: case}}
+      - {kind: dataset, entry: medpix, root: pairs/medpix}
 
 Folders are relative to the root that the caller gives; an entry is a shipped name or the path of a YAML file, relative
 to the SOURCES file.

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from dataset_builders.pairs import PairsConfig, build_pairs
 from PIL import Image
 
 from clipmed.configuration import from_dict
 from clipmed.errors import ConfigError, DataError
 from clipmed.jobs import JobsConfig
-from dataset_builders.pairs import PairsConfig, build_pairs
 from dataset_builders.sources import load_sources
 
 INLINE = JobsConfig(executor="inline")
