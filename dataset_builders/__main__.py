@@ -27,6 +27,7 @@ DESCRIPTION = """Turn sources into spools: PubMed Central articles, datasets wit
   python -m dataset_builders phantoms --out build/demo/archives
   python -m dataset_builders build phantoms --root build/demo/archives --out build/demo/spools
   python -m dataset_builders build my_sources.yaml --out build/spools --jobs.workers 8
+  python -m dataset_builders build aptos2019 --root /data/aptos --out build/spools     one dataset of the catalogue
   python -m dataset_builders list --modality fundus       the catalogue
   python -m dataset_builders check aptos2019 /data/aptos   what is missing, and how to get it
   python -m dataset_builders captions --help     captions of a language model, checked by a guard
@@ -37,7 +38,7 @@ A spool is one folder a source; `python -m shards pack` makes a shard set of any
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """Build the spool of every source in a SOURCES file; what is done already is not done again.
+    """Build the spool of every source in a SOURCES file, or of one dataset; what is done is not done again.
 
     The file is YAML with one key, `sources`, and a list of
     {kind: dataset, entry: NAME or entry.yaml, root: FOLDER} and
@@ -46,11 +47,11 @@ class Build:
     """
 
     sources: Annotated[str, tyro.conf.Positional]
-    """path of a SOURCES file, or the name of a shipped one, such as phantoms"""
+    """path of a SOURCES file, the name of a shipped one, such as phantoms, or a dataset that `list` shows"""
     out: Path
     """folder for the spools: <out>/<source>/"""
     root: Path | None = None
-    """folder that the sources' folders start from; that of the SOURCES file if not given"""
+    """folder that the sources' folders start from; that of the SOURCES file if not given. Of one dataset, its folder"""
     jobs: JobsConfig = field(default_factory=JobsConfig)
     """where units run"""
 

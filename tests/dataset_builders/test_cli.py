@@ -38,7 +38,7 @@ LISTED = {"kind": "dataset", "entry": "listed.yaml", "root": "pairs"}
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """A folder with a labelled set (one file corrupt), a list of images with captions, and a SOURCES file beside them."""
+    """A folder with a labelled set (one file corrupt), a list of captions, and a SOURCES file beside them."""
     for seed, name in enumerate(("set/normal/1.png", "set/mass/2.png", "pairs/3.png")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 48, 3), np.uint8)).save(tmp_path / name)
@@ -110,8 +110,22 @@ def test_a_faulty_sources_file_stops_with_status_1(
 
 
 def test_an_unknown_sources_name_shows_the_shipped_ones() -> None:
-    with pytest.raises(ConfigError, match=r"no SOURCES file 'real_smal'; did you mean 'real_small'"):
+    with pytest.raises(ConfigError, match=r"no SOURCES file or catalogue entry 'real_smal'; did you mean 'real_small'"):
         load_sources("real_smal")
+
+
+def test_a_dataset_of_the_catalogue_is_built_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, name in enumerate(("normal/1.png", "pneumonia/2.png")):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 255, (40, 48, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / name)
+    arguments = ["build", "cxr_pneumonia", "--out", str(tmp_path / "spools"), "--jobs.executor", "inline"]
+    assert main(arguments) == 1
+    assert "--root: got none; give the folder of cxr_pneumonia" in capsys.readouterr().err
+    assert main([*arguments, "--root", str(tmp_path / "images")]) == 0
+    assert [path.name for path in (tmp_path / "spools").iterdir()] == ["cxr_pneumonia"]
+    row = next(line for line in capsys.readouterr().out.splitlines() if "cxr_pneumonia" in line)
+    assert [cell.strip() for cell in row.strip("│|").split("│")][:4] == ["cxr_pneumonia", "2", "2", "0"]
 
 
 def test_check_exits_1_until_the_folder_is_as_the_entry_says(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
