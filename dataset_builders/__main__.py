@@ -222,13 +222,16 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command; errors of the input go to standard error with exit status 1."""
+    """Run one command; errors of the input go to standard error with exit status 1, an interrupt ends it with 130."""
     given = list(sys.argv[1:] if args is None else args)
     try:
         return _run(given)
     except ClipmedError as error:
         print(f"dataset_builders: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ndataset_builders: interrupted; what is done stays, and the same command goes on", file=sys.stderr)
+        return 130
 
 
 def _run(given: list[str]) -> int:

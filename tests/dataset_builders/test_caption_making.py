@@ -26,6 +26,7 @@ from shards.caption_store import CaptionStore
 from tests.dataset_builders.caption_spools import CLASSES, TASKS, facts_of, sample, write
 from tests.dataset_builders.llm_server import Answer, Body, captions, llm_server
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SUBSETS = [
     subset for size in range(1, len(CLASSES) + 1) for subset in itertools.combinations(CLASSES, size)
 ]  # 31 of them
@@ -233,6 +234,43 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(spool: Path, tmp_path: Pat
     assert report.asked <= 31 - (before - 4)  # what was under way or not yet recorded at the end is asked again
     assert len(served.bodies) - before == report.asked
     assert content(store) == reference
+
+
+def test_an_interrupt_ends_in_one_line_and_the_next_run_goes_on(spool: Path, tmp_path: Path, reference: str):
+    def slow(body: Body, _: int) -> Answer:
+        time.sleep(0.05)
+        return good(body)
+
+    with llm_server(slow) as served:
+        words = [
+            "captions",
+            "make",
+            str(spool),
+            "--store",
+            str(tmp_path / "s.sqlite"),
+            "--captions",
+            "1",
+            "--tries",
+            "2",
+        ]
+        words += [
+            "--llm.endpoint.url",
+            served.url,
+            "--llm.endpoint.model",
+            "tiny-llm",
+            "--llm.endpoint.concurrency",
+            "2",
+        ]
+        command = [sys.executable, "-m", "dataset_builders", *words]
+        with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as child:
+            until(lambda: len(served.bodies) >= 12 or child.poll() is not None)
+            child.send_signal(signal.SIGINT)
+            _, errors = child.communicate(timeout=60)
+        assert child.returncode == 130
+        assert "interrupted; what is done stays, and the same command goes on" in errors
+        assert "Traceback" not in errors
+        assert make(served.url, spool, tmp_path / "s.sqlite").done == 31
+    assert content(tmp_path / "s.sqlite") == reference
 
 
 def until(happens: Callable[[], bool]) -> None:
