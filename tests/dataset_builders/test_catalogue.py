@@ -150,6 +150,8 @@ def test_prompts_are_worded_apart_from_the_captions_that_train() -> None:
                 assert not templates & set(task.prompts.templates), entry.name
                 words = [word for words in task.prompts.classes.values() for word in words]
                 assert len(words) == len(set(words)), entry.name
+                synonyms = {name for names in task.synonyms.values() for name in names}
+                assert not {*task.classes.values(), *synonyms} & set(words), entry.name
 
 
 def bank_path(name: str) -> Path:
