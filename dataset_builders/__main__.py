@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 import yaml
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from clipmed.configuration import to_dict
 from clipmed.errors import ClipmedError
@@ -148,7 +148,7 @@ def build(command: Build) -> int:
 def list_entries(command: List) -> int:
     """Print one line an entry."""
     entries = [entry for name in shipped_entries() if _is_listed(entry := load_entry(name), command)]
-    table = Table("name", "modality", "tasks (classes)", "terms", "licence", "tested", "title")
+    table = Table(Column("name", no_wrap=True), "modality", "tasks (classes)", "terms", "licence", "tested", "title")
     for entry in entries:
         tasks = [f"{task} ({len(content.classes)})" for task, content in entry.tasks.items()]
         tasks += sorted({f"text: {text.origin}" for text in entry.layout.texts})

@@ -64,7 +64,7 @@ class Table:
             raise ConfigError("tables.file is missing; give the table's path relative to the root")
         if len(self.delimiter) != 1:
             raise ConfigError(f"tables.delimiter: got {self.delimiter!r}; allowed: one character")
-        if (self.format == "xml") != bool(self.rows and self.columns):
+        if len({self.format == "xml", bool(self.rows), bool(self.columns)}) > 1:
             raise ConfigError("tables.rows and tables.columns belong together, to the format xml and to no other")
 
 

@@ -257,6 +257,8 @@ def test_class_and_column_decide_the_modality_of_a_mixed_set() -> None:
         ({"layout": {**TABLE, "tables": [{"file": ""}]}}, r"tables\.file is missing"),
         ({"layout": {**TABLE, "tables": [{"file": "t.xml", "format": "xml", "rows": ".//row"}]}},
          r"rows and tables\.columns belong together"),
+        ({"layout": {**TABLE, "tables": [{"file": "t.xml", "rows": ".//row"}]}},
+         r"rows and tables\.columns belong together"),
         ({"layout": {**TABLE, "join": [{"table": {"file": "u.csv"}, "on": {}}]}}, r"join\.on: got nothing"),
         ({"layout": {**FOLDERS, "split": {"column": "label", "values": {"x": "trian"}}}},
          r"layout\.split\.values: got 'trian'; did you mean 'train'"),
