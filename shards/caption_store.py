@@ -170,12 +170,27 @@ class CaptionStore:
             DataError: the request is done already, or the state is not what the texts say.
         """
         request = outcome.request
-        if (outcome.state == "done") != any(not attempt.reasons for attempt in outcome.texts):
-            raise DataError(f"{request.subject} is {outcome.state}; done means that one of its texts was accepted")
+        _check_state(outcome)
         with self._lock, self._transaction():
             if self.state(request) == "done":
                 raise DataError(f"{self.path} holds captions of {request.subject} by {request.captioner} already")
             self._write(outcome, content)
+
+    def rejudge(self, outcome: Outcome) -> None:
+        """Write an outcome that is here with other reasons; texts, their order and what they cost stay.
+
+        Raises:
+            DataError: it is not here, its texts are others, or its state is not what they say.
+        """
+        request, own = outcome.request, self.outcome(outcome.request)
+        texts = [(each.attempt, each.text) for each in outcome.texts]
+        if own is None or [(each.attempt, each.text) for each in own.texts] != texts:
+            raise DataError(
+                f"{self.path} holds no outcome with these texts for {request.subject} by {request.captioner}"
+            )
+        _check_state(outcome)
+        with self._lock, self._transaction():
+            self._write(outcome, self.content(request.subject) or "")
 
     def state(self, request: Request) -> State | None:
         """Return done, failed, or None where nothing is recorded."""
@@ -318,6 +333,11 @@ class CaptionStore:
             self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
+
+
+def _check_state(outcome: Outcome) -> None:
+    if (outcome.state == "done") != any(not attempt.reasons for attempt in outcome.texts):
+        raise DataError(f"{outcome.request.subject} is {outcome.state}; done means that one of its texts was accepted")
 
 
 def merge(into: Path, stores: Sequence[Path]) -> dict[str, int]:

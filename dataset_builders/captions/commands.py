@@ -1,4 +1,4 @@
-"""Command line of captioning: `python -m dataset_builders captions plan | make | check | merge | review`."""
+"""Command line of captioning: `python -m dataset_builders captions plan | make | check | recheck | …`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from dataset_builders.captions.checking import check_file, check_source
 from dataset_builders.captions.guard import GuardConfig
+from dataset_builders.captions.judging import recheck as recheck_store
 from dataset_builders.captions.making import Ending, MakeConfig, MakeReport, make_captions
 from dataset_builders.captions.planning import Plan, plan_captions
 
@@ -87,6 +88,18 @@ class CheckCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecheckCommand:
+    """Judge a store's captions anew by the guard as it is now. Nothing is asked; refused ones stay, with reasons."""
+
+    store: Annotated[Path, tyro.conf.Positional]
+    """the caption store"""
+    sources: Folders
+    """folders of the spools and shard sets that it was made for"""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """what a caption must be"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MergeCommand:
     """Bring caption stores together, such as those of several machines. The store and the others may overlap."""
 
@@ -144,6 +157,15 @@ def check(command: CheckCommand) -> int:
     return 1 if refused else 0
 
 
+def recheck(command: RecheckCommand) -> int:
+    """Judge anew, and print what has changed."""
+    table = Table("what", "count", title=str(command.store))
+    for name, number in recheck_store(command.store, command.sources, command.guard).items():
+        table.add_row(name.replace("_", " "), f"{number:,}")
+    _console().print(table)
+    return 0
+
+
 def merge(command: MergeCommand) -> int:
     """Merge stores, and print what came together."""
     from shards.caption_store import merge as merge_stores
@@ -168,6 +190,7 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "plan": (PlanCommand, plan),
     "make": (MakeCommand, make),
     "check": (CheckCommand, check),
+    "recheck": (RecheckCommand, recheck),
     "merge": (MergeCommand, merge),
     "review": (ReviewCommand, review),
 }

@@ -27,7 +27,8 @@ from dataset_builders.captions.captioner import (
     WordsCaptioner,
 )
 from dataset_builders.captions.endpoint import EndpointDownError, EndpointError, QuestionRefusedError
-from dataset_builders.captions.guard import Guard, GuardCode, GuardConfig, Refusal
+from dataset_builders.captions.guard import Guard, GuardConfig
+from dataset_builders.captions.judging import refusals_of
 from dataset_builders.captions.llm import LlmCaptionConfig, LlmCaptioner
 from dataset_builders.captions.pricing import Budget, BudgetConfig, Prices, Spent
 from dataset_builders.captions.prompts import SHIPPED
@@ -290,22 +291,11 @@ class _Run:
         kept = list(accepted)
         judged = []
         for text in answer.texts:
-            reasons = tuple(f"{code}: {detail}" for code, detail in self._refusals(subject, text, kept))
+            reasons = refusals_of(self._guard, subject, text, kept) if self._captioner.guarded else ()
             judged.append(Judged(text, attempt, reasons))
             if not reasons:
                 kept.append(text)
         return judged
-
-    def _refusals(self, subject: Subject, text: str, accepted: Sequence[str]) -> list[tuple[str, str]]:
-        if not self._captioner.guarded:
-            return []
-        if subject.native is None:
-            found = self._guard.check(text, subject.facts, accepted)
-        else:
-            found = self._guard.check_rewrite(text, subject.native)
-            if text.casefold() in map(str.casefold, accepted):
-                found = (*found, Refusal(GuardCode.DUPLICATE, "the same as an accepted rewrite"))
-        return [(str(refusal.code), refusal.detail) for refusal in found]
 
     def _record(self, subject: Subject, settled: Settled) -> None:
         """Write the outcome; a failure that is asked again is replaced by what comes of it."""

@@ -350,6 +350,31 @@ def test_the_command_line_tells_how_it_ended(spool: Path, tmp_path: Path, capsys
     assert run(["plan", *words[:-2], "--captioner", "words"]) == 0
 
 
+def test_a_store_is_judged_anew_when_the_rules_change(spool: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    store = tmp_path / "s.sqlite"
+    with llm_server(good) as served:
+        first = make(served.url, spool, store, tries=1)
+        before = content(store)
+        assert run(["recheck", str(store), str(spool)]) == 0
+        assert content(store) == before
+        assert run(["recheck", str(store), str(spool), "--guard.max-tokens", "12"]) == 0
+        assert len(served.bodies) == first.asked
+    printed = capsys.readouterr().out
+    with CaptionStore.open(store, "read") as opened:
+        counts = opened.counts()
+        assert opened.refusals()["too_long"] > 0
+        for outcome in opened.outcomes():
+            assert (outcome.state == "done") == any(not text.reasons for text in outcome.texts)
+    assert counts["accepted"] + counts["refused"] == first.accepted == 31
+    assert 0 < counts["done"] < first.done
+    assert "refused now" in printed
+    other = write(tmp_path / "other", [sample(0, facts_of("cyst"))])
+    with pytest.raises(DataError, match="holds captions of none of these sources"):
+        run(["recheck", str(store), str(write(tmp_path / "mine", [sample(0, facts_of(), "x")]))])
+    assert run(["recheck", str(store), str(other)]) == 0
+    assert "30" in capsys.readouterr().out
+
+
 def test_check_judges_captions_that_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     bad = sample(0, facts_of("glioma"), "MRI of the brain with a cyst.")
     fine = sample(1, facts_of("glioma"), "MRI of the brain with a glioma.")

@@ -60,6 +60,17 @@ def check_findings(tokens: list[Token], facts: CaptionFacts, lexicon: Lexicon) -
             explained |= place.places
     yield from _absent(tokens, facts, explained, lexicon)
     yield from _unknown(tokens, facts, explained, lexicon)
+    if not facts.present and not facts.absent:
+        yield from _judgements(tokens, lexicon)
+
+
+def _judgements(tokens: list[Token], lexicon: Lexicon) -> Iterator[Refusal]:
+    """Yield what a caption finds or denies in an image of which nothing but its kind is known."""
+    if _says_normal(tokens):
+        yield Refusal(GuardCode.FINDING_UNKNOWN, "says that nothing is wrong, which no fact tells")
+    for match in lexicon.concepts.find(tokens):
+        if tokens[match.start].denied:
+            yield Refusal(GuardCode.FINDING_UNKNOWN, f"denies {match.name!r}, of which no fact tells")
 
 
 def _missing(finding: Finding, stated: list[_Stated], tokens: list[Token]) -> str:

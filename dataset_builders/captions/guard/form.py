@@ -14,6 +14,7 @@ _LEAKS = re.compile(
     r"\bas an ai\b|language model|\b(?:here (?:is|are)|sure|certainly|of course)\b.{0,40}(?:caption|:)|\bcaptions?\b|"
     r"\binstructions?\b|\bprompt\b|\bfacts?\b|must state|json|[{}<>]|```|\*\*|^#|\[[^\]]*\]|\\n|https?://|@|"
     r"^\s*(?:user|assistant|system|answer|output|response|example|note|input|title|description|label)\s*\d*\s*:|"
+    r"\bdoes not say\b|\bin no fact\b|"
     r"\bplaceholder\b|\binsert\b|\b(?:image type|body part|known facts?|word limit|also called)\b\s*:?|\bdataset\b|"
     r"\bthe (?:above|following|given|provided)\b|^\s*[\"'“]|\bxxx\b|lorem ipsum|\btoken\b|\bclass(?:ified)? label\b|"
     r"^\s*(?:[-*•]|\d+[.)])\s",

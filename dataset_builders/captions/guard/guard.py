@@ -16,6 +16,7 @@ from dataset_builders.captions.guard.findings import check_findings
 from dataset_builders.captions.guard.form import check_form
 from dataset_builders.captions.guard.lexicon import load_lexicon
 from dataset_builders.captions.guard.rewrites import check_content
+from dataset_builders.captions.guard.soundness import check_soundness
 from dataset_builders.captions.guard.text import tokenize
 
 
@@ -39,6 +40,7 @@ class Guard:
             *check_form(text, accepted, self.config),
             *check_findings(tokens, facts, self._lexicon),
             *check_context(text, tokens, facts, self._lexicon),
+            *check_soundness(text, tokens, facts, self._lexicon),
         ]
         return tuple(dict.fromkeys(found))
 
