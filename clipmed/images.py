@@ -25,7 +25,7 @@ _PREVIEW_SCALES, _PREVIEW_SIDE = (8, 4), 96
 # The decoder's own reductions. One that leaves this share of `max_side` is stored as it is.
 _REDUCTIONS, _ENOUGH = (8, 4, 2), 0.75
 _HASH_SIDE, _HASH_GAP, _HASH_BITS = 32, 4.0, 8
-_HASH_SAMPLED_SIDE = 256
+_HASH_ROWS = 192  # at least so many are looked at
 _ORIENTATION = 0x0112
 _GREY_MODES = frozenset({"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 # Warnings of libjpeg that tell of lost or damaged pixels. The others speak of headers.
@@ -37,7 +37,8 @@ class ImageConfig:
     """What an image must be to become a sample, and how it is stored."""
 
     max_side: int = 1024
-    """longest side kept, in pixels; larger images are scaled down once, large JPEGs to 0.75 of it or more"""
+    """longest side kept, in pixels; a larger image is scaled down once, to this side; JPEGs of 1.5 to 2, 3 to 4 or
+    6 to 8 times this side, to their half, quarter or eighth"""
     jpeg_quality: int = 92
     """JPEG quality of images that are not stored as they came"""
     min_side: int = 32
@@ -87,6 +88,11 @@ class SourceImage:
         upright_jpeg = image_format == "JPEG" and _is_upright(self._image)
         self._colorspace = {"RGB": "RGB", "L": "GRAY"}.get(self._image.mode, "") if upright_jpeg else ""
 
+    @cached_property
+    def source_sha256(self) -> str:
+        """The SHA-256 of the bytes as they came, in hex; that of the stored image where nothing is changed."""
+        return hashlib.sha256(self._raw).hexdigest()
+
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the whole image in pixels, turned as its EXIF tag says."""
@@ -103,9 +109,8 @@ class SourceImage:
         laid on black where transparent, and encoded once: JPEGs with the chroma subsampling that they had, images
         without colour as grey.
 
-        Of a larger JPEG, the half, quarter or eighth that libjpeg decodes is stored where its long side is from 0.75
-        to 1 times `max_side`: no pixel is interpolated. Where none is, the least that is larger is scaled to
-        `max_side`. So sides of up to 1.5 times `max_side` come to `max_side`, from there to 2 times to a half.
+        Of a larger JPEG, the half, quarter or eighth that libjpeg decodes is stored where its long side is 0.75 to 1
+        times `max_side`, as of sides from 1.5 to 2 times that: no pixel is interpolated. All others come to `max_side`.
         """
         preview = self._preview
         jpeg = None if preview is None else without_metadata(self._raw)
@@ -121,7 +126,7 @@ class SourceImage:
             jpeg=jpeg,
             width=width,
             height=height,
-            sha256=hashlib.sha256(jpeg).hexdigest(),
+            sha256=self.source_sha256 if jpeg is self._raw else hashlib.sha256(jpeg).hexdigest(),
             phash=perceptual_hash(preview, (width / scale, height / scale)),
         )
 
@@ -147,7 +152,8 @@ class SourceImage:
         max_side, size = self._config.max_side, self._image.size
         if not self._colorspace or max(size) <= max_side:
             return _fit(self._full, max_side)
-        scale = next((scale for scale in _REDUCTIONS if max(size) / scale >= _ENOUGH * max_side), 1)
+        reductions = (scale for scale in _REDUCTIONS if _ENOUGH * max_side <= max(_reduced(size, scale)) <= max_side)
+        scale = next(reductions, 1)
         reduced = _decode_jpeg(self._raw, self._colorspace, _reduced(size, scale), is_rough=True)
         return _fit(self._full if reduced is None else reduced, max_side)
 
@@ -191,16 +197,14 @@ def perceptual_hash(pixels: npt.NDArray[np.uint8], extent: tuple[float, float] |
 
     With `extent`, the image covers that width and height of the pixels, and no more.
 
-    It is `imagehash.phash` of an image that is first averaged down to about four times its 32 by 32 pixels: fast, and
-    nearly always within 2 bits of the hash of the whole image. Every processor gives the same bits: the sums of the
-    DCT are whole numbers that a double holds.
+    It is `imagehash.phash` of an image that is first averaged down to about four times its 32 by 32 pixels, from some
+    200 of its rows or more: fast, and nearly always within 2 bits of the hash of the whole image. Every processor gives
+    the same bits: the sums of the DCT are whole numbers that a double holds.
     """
     import cv2
 
-    step = min(pixels.shape[:2]) // _HASH_SAMPLED_SIDE
-    if step > 1 and extent is None:
-        sampled = (math.ceil(pixels.shape[1] / step), math.ceil(pixels.shape[0] / step))
-        pixels = np.asarray(cv2.resize(pixels, sampled, interpolation=cv2.INTER_LINEAR_EXACT), np.uint8)
+    step = 1 if extent else max(1, min(pixels.shape[:2]) // _HASH_ROWS)
+    pixels = pixels[step // 2 :: step]
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels
     width, height = extent or (grey.shape[1], grey.shape[0])
     small = Image.fromarray(grey).resize(
@@ -216,7 +220,8 @@ def perceptual_hash(pixels: npt.NDArray[np.uint8], extent: tuple[float, float] |
 def _hash_cosines() -> npt.NDArray[np.float64]:
     """The lowest rows of the DCT-II of 32 values, in steps of 2**-14: whole numbers, of shape (8, 32)."""
     steps = np.outer(np.arange(_HASH_BITS), 2 * np.arange(_HASH_SIDE) + 1)
-    return np.rint(np.cos(steps * (np.pi / (2 * _HASH_SIDE))) * (1 << 14))
+    cosines: npt.NDArray[np.float64] = np.rint(np.cos(steps * (np.pi / (2 * _HASH_SIDE))) * (1 << 14))
+    return cosines
 
 
 def decode_rgb(jpeg: bytes, min_side: int | None = None) -> ArrayHWC:
@@ -302,7 +307,7 @@ def _decode_jpeg(
 ) -> npt.NDArray[np.uint8] | None:
     """Decode a JPEG at the size nearest above (width, height); None where libjpeg warns of something in its headers.
 
-    `is_rough` takes the faster DCT, and repeats chroma instead of interpolating it: enough for what is scaled down.
+    `is_rough` repeats chroma instead of interpolating it: as good for what is scaled down, and faster.
 
     Raises:
         ItemRejectedError: the pixels are cut short or damaged.
@@ -312,7 +317,7 @@ def _decode_jpeg(
     width, height = size
     try:
         decoded: ArrayHWC = simplejpeg.decode_jpeg(
-            raw, colorspace, fastdct=is_rough, fastupsample=is_rough, min_width=width, min_height=height
+            raw, colorspace, fastupsample=is_rough, min_width=width, min_height=height
         )
     except ValueError as error:
         if any(damage in str(error) for damage in _DAMAGE):
