@@ -7,7 +7,7 @@ import io
 import math
 import warnings
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,10 @@ ArrayHWC = npt.NDArray[np.uint8]
 # A preview is a JPEG decoded at 1/4 or 1/8 of its size, which costs little more than reading its codes. The hash is as
 # good from three times its 32 pixels on the short side.
 _PREVIEW_SCALES, _PREVIEW_SIDE = (8, 4), 96
-_HASH_SIDE, _HASH_GAP = 32, 4.0
+# The decoder's own reductions. One that leaves this share of `max_side` is stored as it is.
+_REDUCTIONS, _ENOUGH = (8, 4, 2), 0.75
+_HASH_SIDE, _HASH_GAP, _HASH_BITS = 32, 4.0, 8
+_HASH_ROWS = 192  # at least so many are looked at
 _ORIENTATION = 0x0112
 _GREY_MODES = frozenset({"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 # Warnings of libjpeg that tell of lost or damaged pixels. The others speak of headers.
@@ -34,7 +37,8 @@ class ImageConfig:
     """What an image must be to become a sample, and how it is stored."""
 
     max_side: int = 1024
-    """longest side kept, in pixels; larger images are scaled down once"""
+    """longest side kept, in pixels; a larger image is scaled down once, to this side; JPEGs of 1.5 to 2, 3 to 4 or
+    6 to 8 times this side, to their half, quarter or eighth"""
     jpeg_quality: int = 92
     """JPEG quality of images that are not stored as they came"""
     min_side: int = 32
@@ -84,6 +88,11 @@ class SourceImage:
         upright_jpeg = image_format == "JPEG" and _is_upright(self._image)
         self._colorspace = {"RGB": "RGB", "L": "GRAY"}.get(self._image.mode, "") if upright_jpeg else ""
 
+    @cached_property
+    def source_sha256(self) -> str:
+        """The SHA-256 of the bytes as they came, in hex; that of the stored image where nothing is changed."""
+        return hashlib.sha256(self._raw).hexdigest()
+
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the whole image in pixels, turned as its EXIF tag says."""
@@ -99,11 +108,15 @@ class SourceImage:
         may name people: Exif, XMP, IPTC, comments. Everything else is rotated by its EXIF tag, scaled to `max_side`,
         laid on black where transparent, and encoded once: JPEGs with the chroma subsampling that they had, images
         without colour as grey.
+
+        Of a larger JPEG, the half, quarter or eighth that libjpeg decodes is stored where its long side is 0.75 to 1
+        times `max_side`, as of sides from 1.5 to 2 times that: no pixel is interpolated. All others come to `max_side`.
         """
         preview = self._preview
         jpeg = None if preview is None else without_metadata(self._raw)
         if preview is None or jpeg is None:
-            _check_blank(self._full)
+            if _is_blank(self._fitted):
+                _check_blank(self._full)
             return _store(self._fitted, self._config, self._subsampling())
         if _is_blank(preview):
             _check_blank(self._full)  # what is even at a smaller scale may have a pattern below it
@@ -113,7 +126,7 @@ class SourceImage:
             jpeg=jpeg,
             width=width,
             height=height,
-            sha256=hashlib.sha256(jpeg).hexdigest(),
+            sha256=self.source_sha256 if jpeg is self._raw else hashlib.sha256(jpeg).hexdigest(),
             phash=perceptual_hash(preview, (width / scale, height / scale)),
         )
 
@@ -136,7 +149,13 @@ class SourceImage:
     @cached_property
     def _fitted(self) -> npt.NDArray[np.uint8]:
         """The whole image, scaled down to `max_side`."""
-        return _fit(self._full, self._config.max_side)
+        max_side, size = self._config.max_side, self._image.size
+        if not self._colorspace or max(size) <= max_side:
+            return _fit(self._full, max_side)
+        reductions = (scale for scale in _REDUCTIONS if _ENOUGH * max_side <= max(_reduced(size, scale)) <= max_side)
+        scale = next(reductions, 1)
+        reduced = _decode_jpeg(self._raw, self._colorspace, _reduced(size, scale), is_rough=True)
+        return _fit(self._full if reduced is None else reduced, max_side)
 
     @cached_property
     def _preview(self) -> npt.NDArray[np.uint8] | None:
@@ -144,8 +163,7 @@ class SourceImage:
         width, height = self._image.size
         if not self._colorspace or max(width, height) > self._config.max_side:
             return None
-        scale = _preview_scale(width, height)
-        return _decode_jpeg(self._raw, self._colorspace, (math.ceil(width / scale), math.ceil(height / scale)))
+        return _decode_jpeg(self._raw, self._colorspace, _reduced((width, height), _preview_scale(width, height)))
 
     def _subsampling(self) -> str:
         """The chroma subsampling to encode with: a JPEG's own."""
@@ -179,18 +197,31 @@ def perceptual_hash(pixels: npt.NDArray[np.uint8], extent: tuple[float, float] |
 
     With `extent`, the image covers that width and height of the pixels, and no more.
 
-    It is `imagehash.phash` of an image that is first averaged down to about four times its 32 by 32 pixels: fast, and
-    nearly always within 2 bits of the hash of the whole image.
+    It is `imagehash.phash` of an image that is first averaged down to about four times its 32 by 32 pixels, from some
+    200 of its rows or more: fast, and nearly always within 2 bits of the hash of the whole image. Every processor gives
+    the same bits: the sums of the DCT are whole numbers that a double holds.
     """
     import cv2
-    import imagehash
 
+    step = 1 if extent else max(1, min(pixels.shape[:2]) // _HASH_ROWS)
+    pixels = pixels[step // 2 :: step]
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels
     width, height = extent or (grey.shape[1], grey.shape[0])
     small = Image.fromarray(grey).resize(
         (_HASH_SIDE, _HASH_SIDE), Image.Resampling.LANCZOS, (0, 0, width, height), reducing_gap=_HASH_GAP
     )
-    return str(imagehash.phash(small))
+    cosines = _hash_cosines()
+    low = (cosines @ np.asarray(small, np.float64) @ cosines.T).ravel()
+    middle = np.partition(low, (low.size // 2 - 1, low.size // 2))[low.size // 2 - 1 : low.size // 2 + 1]
+    return np.packbits(low > middle.mean()).tobytes().hex()
+
+
+@lru_cache(maxsize=1)
+def _hash_cosines() -> npt.NDArray[np.float64]:
+    """The lowest rows of the DCT-II of 32 values, in steps of 2**-14: whole numbers, of shape (8, 32)."""
+    steps = np.outer(np.arange(_HASH_BITS), 2 * np.arange(_HASH_SIDE) + 1)
+    cosines: npt.NDArray[np.float64] = np.rint(np.cos(steps * (np.pi / (2 * _HASH_SIDE))) * (1 << 14))
+    return cosines
 
 
 def decode_rgb(jpeg: bytes, min_side: int | None = None) -> ArrayHWC:
@@ -266,8 +297,17 @@ def _preview_scale(width: int, height: int) -> int:
     return next((scale for scale in _PREVIEW_SCALES if short >= scale * _PREVIEW_SIDE), 1)
 
 
-def _decode_jpeg(raw: bytes, colorspace: str, size: tuple[int, int]) -> npt.NDArray[np.uint8] | None:
+def _reduced(size: tuple[int, int], scale: int) -> tuple[int, int]:
+    """The size of an image that libjpeg decodes so many times smaller."""
+    return math.ceil(size[0] / scale), math.ceil(size[1] / scale)
+
+
+def _decode_jpeg(
+    raw: bytes, colorspace: str, size: tuple[int, int], *, is_rough: bool = False
+) -> npt.NDArray[np.uint8] | None:
     """Decode a JPEG at the size nearest above (width, height); None where libjpeg warns of something in its headers.
+
+    `is_rough` repeats chroma instead of interpolating it: as good for what is scaled down, and faster.
 
     Raises:
         ItemRejectedError: the pixels are cut short or damaged.
@@ -276,7 +316,9 @@ def _decode_jpeg(raw: bytes, colorspace: str, size: tuple[int, int]) -> npt.NDAr
 
     width, height = size
     try:
-        decoded: ArrayHWC = simplejpeg.decode_jpeg(raw, colorspace=colorspace, min_width=width, min_height=height)
+        decoded: ArrayHWC = simplejpeg.decode_jpeg(
+            raw, colorspace, fastupsample=is_rough, min_width=width, min_height=height
+        )
     except ValueError as error:
         if any(damage in str(error) for damage in _DAMAGE):
             raise _rejected(RejectReason.IMAGE_CORRUPT, str(error)) from error

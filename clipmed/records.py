@@ -12,6 +12,7 @@ from typing import Any, Literal
 from clipmed.errors import DataError
 from clipmed.licenses import license_group
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 SOURCE_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
@@ -136,4 +137,4 @@ def unit_of_group(group: str, num_units: int) -> int:
 
 def canonical_json(value: Any) -> str:
     """Return JSON with sorted keys and no spaces: equal values give equal bytes."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(value)

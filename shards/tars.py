@@ -77,11 +77,33 @@ class RandomAccess:
 
 
 def header_of(name: str, size: int) -> bytes:
-    """Return the header block that `shards.spool.add_member` writes for a member."""
+    """Return the header block of a member: the same for the same name and size, with no time, owner or mode of its own.
+
+    Raises:
+        ValueError: a name or size that a USTAR header cannot hold.
+    """
+    written = name.encode()
+    if not written.isascii() or b"\0" in written or not 0 < len(written) <= _NAME_BYTES or size >= 1 << 33:
+        return _header_block(name, size)
+    block = bytearray(_EMPTY_HEADER)
+    digits = b"%011o" % size
+    block[: len(written)] = written
+    block[_SIZE] = digits
+    block[_CHECKSUM] = b"%06o\0" % (_EMPTY_SUM + sum(written) + sum(digits) - sum(_EMPTY_HEADER[_SIZE]))
+    return bytes(block)
+
+
+def _header_block(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size = size
     info.mode = 0o644
     return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+# Headers differ in three fields: name, size, and the sum of all bytes, in which its own field counts as spaces.
+_NAME_BYTES, _SIZE, _CHECKSUM = 100, slice(124, 135), slice(148, 155)
+_EMPTY_HEADER = _header_block("", 0)
+_EMPTY_SUM = int(_EMPTY_HEADER[_CHECKSUM].rstrip(b"\0"), 8)
 
 
 def padded(size: int) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 # Without Latin: it is the model's guess for English captions full of anatomy and species, and no article is in it.
 LANGUAGES = (
     *("en", "ar", "bg", "cs", "da", "de", "el", "es", "et", "fa", "fi", "fr", "he", "hi", "hr", "hu", "id", "it", "ja"),
@@ -42,4 +44,5 @@ def _identifier() -> Any:
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     identifier.set_languages(LANGUAGES)
+    identifier.nb_ptc = np.ascontiguousarray(identifier.nb_ptc)  # features are read by rows
     return identifier

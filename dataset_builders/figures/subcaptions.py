@@ -20,7 +20,9 @@ _TAIL = re.compile(
     r"https?:|Means?\b|Images? (?:is|are|was|were) (?:from|reproduced|courtesy)|"
     r"(?=\w*[A-Z]\w*[A-Z])[\w/-]{2,10}(?:,\s|\s?=\s|:\s|\s?[—–]\s?|-\s|\sindicates?\s)[a-z])"
 )
-_LINK = re.compile(r"^(?:[\s;,:.&]|(?:and|or)\b)+|(?:[\s;,:&]|\b(?:and|or))+$")
+_LINK = re.compile(r"(?:[\s;,:.&]|(?:and|or)\b)+")
+_LINK_END = re.compile(r"(?:[\s;,:&]|\b(?:and|or))+$")
+_LINK_ENDS = tuple(" ;,:&dr")
 _HOLED, _TRAILING = 0.65, 0.88
 
 
@@ -186,4 +188,9 @@ def _note(marker: Marker) -> str:
 def _clean(text: str, *, links: bool = True) -> str:
     """Return text with single spaces, without the commas and "and" that tied it to what stood around it."""
     text = " ".join(text.split())
-    return _LINK.sub("", _LINK.sub("", text)) if links else text
+    if links:
+        for _ in range(2):
+            start = _LINK.match(text)
+            text = text[start.end() :] if start else text
+            text = _LINK_END.sub("", text) if text.endswith(_LINK_ENDS) else text
+    return text

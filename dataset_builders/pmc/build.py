@@ -73,9 +73,7 @@ def build_unit(unit: int, config: PmcConfig, out: Path) -> dict[str, Any]:
     threads = config.network.concurrency if is_remote(config.root) else 0
     archive = open_archive(config)
     with write_unit(out, unit, config.source) as writer:
-        maker = SampleMaker(config, writer)
-        for outcome in read_articles(refs, archive, config, ids, threads):
-            maker.add_article(outcome)
+        SampleMaker(config, writer).add_articles(read_articles(refs, archive, config, ids, threads))
     folder = unit_path(out, unit)
     summary = json.loads((folder / "unit.json").read_text())
     counts = {name: summary[name] for name in ("seen", "samples", "rejects")}

@@ -97,6 +97,7 @@ _CAPITALS: dict[Modality, tuple[str, ...]] = {
 _RULES = [
     (
         modality,
+        bool(flags),
         _STEMS[modality] if flags else _CAPITALS[modality],
         re.compile(rf"(?<![\w-])(?:{'|'.join(words)})(?!\w)", flags),
     )
@@ -119,12 +120,18 @@ def caption_modality(text: str) -> Modality:
     ('ct', 'other')
     """
     lowered = text.lower()
-    named = {
-        modality
-        for modality, stems, pattern in _RULES
-        if any(stem in (lowered if pattern.flags & re.IGNORECASE else text) for stem in stems) and pattern.search(text)
-    }
+    named = set()
+    for modality, is_folded, stems, pattern in _RULES:
+        if _holds_any(lowered if is_folded else text, stems) and pattern.search(text):
+            named.add(modality)
     for winner, loser, together in _ABSORBS:
         if winner in named and loser in named and together.search(text):
             named.discard(loser)
     return named.pop() if len(named) == 1 else Modality.OTHER
+
+
+def _holds_any(text: str, stems: tuple[str, ...]) -> bool:
+    for stem in stems:  # noqa: SIM110 (a generator's frames cost more than the looking)
+        if stem in text:
+            return True
+    return False

@@ -17,7 +17,7 @@ from dataset_builders.pmc.config import MediaLimits
 from dataset_builders.pmc.media import is_media
 from dataset_builders.pmc.metadata import printable
 
-READ_BYTES = 1 << 18
+READ_BYTES = 1 << 15
 _PMCID = re.compile(r"PMC(\d+)(?!\d)", re.I)
 _INFLATING: type[Exception] = isal_zlib.error  # type: ignore[assignment]
 UNREADABLE = (OSError, EOFError, tarfile.TarError, zlib.error, _INFLATING, ValueError)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -23,12 +23,24 @@ from dataset_builders.pmc.credits import Credit, find_credit
 from dataset_builders.pmc.jats import Figure
 from dataset_builders.pmc.licensing import combined_license
 from dataset_builders.pmc.mentions import Mention, cut_mention
-from dataset_builders.pmc.metadata import md5_hex, printable
+from dataset_builders.pmc.metadata import printable
 from dataset_builders.pmc.reading import Media, Outcome, ReadArticle
 from dataset_builders.pmc.sources import ArticleRef
 from shards.spool import UnitWriter
 
 KIND_SIDE = 256
+GROUP_BYTES = 8_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Words:
+    """What is said of an image: its captions, the parts of the first one, and what is read from them."""
+
+    captions: tuple[Caption, ...]
+    parts: Sequence[Subcaption]
+    modality: Modality
+    language: str
+    credit: Credit | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +49,7 @@ class _Graphic:
 
     article: ReadArticle
     figure: Figure
+    words: _Words
     number: int
     item: str
     media: Media
@@ -67,8 +80,21 @@ class SampleMaker:
     def _classifier(self) -> KindClassifier | None:
         return open_classifier(self._config.kinds)
 
-    def add_article(self, outcome: Outcome) -> None:
-        """Write what became of one listed article; it leaves at least one sample or reject."""
+    def add_articles(self, outcomes: Iterable[Outcome]) -> None:
+        """Write what became of the listed articles, in order; each leaves at least one sample or reject.
+
+        Articles are read, their words are, and their images are, some megabytes of media at a time: what each of these
+        needs is out of the processor's caches after the others.
+        """
+        for group in _groups(outcomes):
+            words = [self._all_words(outcome.article) for outcome in group]
+            for outcome, said in zip(group, words, strict=True):
+                self._add_article(outcome, said)
+
+    def _all_words(self, article: ReadArticle | None) -> list[_Words | ItemRejectedError]:
+        return [self._words(article, figure) for figure in article.jats.figures] if article else []
+
+    def _add_article(self, outcome: Outcome, words: Sequence[_Words | ItemRejectedError]) -> None:
         writer, name = self._writer, printable(outcome.ref.path)
         writer.count("articles")
         for member in outcome.unsafe_members:
@@ -84,10 +110,27 @@ class SampleMaker:
         writer.count("figures", len(jats.figures))
         writer.count("figures_in_translations", jats.translated_figures)
         seen: set[str] = set()
-        for figure in jats.figures:
-            self._add_figure(outcome.article, figure, seen)
+        for figure, said in zip(jats.figures, words, strict=True):
+            self._add_figure(outcome.article, figure, said, seen)
 
-    def _add_figure(self, article: ReadArticle, figure: Figure, seen: set[str]) -> None:
+    def _words(self, article: ReadArticle, figure: Figure) -> _Words | ItemRejectedError:
+        """Return what is said of a figure, or why it cannot become a sample."""
+        try:
+            captions = tuple(_captions(figure, self._config))
+        except ItemRejectedError as error:
+            return error
+        is_shown = any(isinstance(article.media[href], Media) for href in figure.hrefs)
+        return _Words(
+            captions=captions,
+            parts=self._splitter.split(figure.caption) if is_shown else (),
+            modality=caption_modality(f"{figure.caption} {figure.group_caption}"),
+            language=caption_language(captions[0].text),
+            credit=find_credit(" ".join(filter(None, (figure.caption, figure.group_caption, figure.credit)))),
+        )
+
+    def _add_figure(
+        self, article: ReadArticle, figure: Figure, words: _Words | ItemRejectedError, seen: set[str]
+    ) -> None:
         """Write every graphic of a figure as a sample or a reject, and its panels."""
         name = f"{_name(article.ref)}/{figure.id}"
         if not figure.hrefs:
@@ -100,25 +143,26 @@ class SampleMaker:
                     detail = "the same figure and graphic come twice in the article"
                     raise ItemRejectedError(Stage.PARSE, RejectReason.DUPLICATE_EXACT, detail)
                 seen.add(item)
-                self._add_graphic(article, figure, number, item)
+                if isinstance(words, ItemRejectedError):
+                    raise words
+                self._add_graphic(article, figure, words, number, item)
             except ItemRejectedError as error:
                 self._writer.reject_error(item, error)
 
-    def _add_graphic(self, article: ReadArticle, figure: Figure, number: int, item: str) -> None:
-        captions = tuple(_captions(figure, self._config))
+    def _add_graphic(self, article: ReadArticle, figure: Figure, words: _Words, number: int, item: str) -> None:
         media = article.media[figure.hrefs[number]]
         if isinstance(media, ItemRejectedError):
             raise media
         image = SourceImage(media.data, self._config.image)
-        graphic = _Graphic(article=article, figure=figure, number=number, item=item, media=media, image=image)
-        parts = self._splitter.split(figure.caption)
-        panels, panel_samples = self._panels(graphic, parts) if self._may_be_cut(graphic, parts) else ([], [])
+        graphic = _Graphic(
+            article=article, figure=figure, words=words, number=number, item=item, media=media, image=image
+        )
+        panels, panel_samples = self._panels(graphic) if self._may_be_cut(graphic) else ([], [])
         stored = image.stored()
-        modality = caption_modality(f"{figure.caption} {figure.group_caption}")
-        whole = self._sample(graphic, item, stored, captions, modality)
+        whole = self._sample(graphic, item, stored, words)
         facts: dict[str, Any] = {"num_panels": sum(isinstance(made, Sample) for _, made in panel_samples)}
         facts |= self._kind(image.thumbnail(KIND_SIDE)) if self._classifier else {}
-        facts |= {"panels": sorted({letter for part in parts for letter in part.letters})}
+        facts |= {"panels": sorted({letter for part in words.parts for letter in part.letters})}
         facts |= {"mentions": _mention_list(figure.mentions[: self._config.mentions.max_mentions])}
         self._writer.add(replace(whole, provenance={**whole.provenance, **facts}))
         self._writer.count("figures_split", int(len(panels) > 1))
@@ -129,14 +173,13 @@ class SampleMaker:
             else:
                 self._writer.reject_error(panel_item, made)
 
-    def _panels(
-        self, graphic: _Graphic, parts: list[Subcaption]
-    ) -> tuple[list[AlignedPanel], list[tuple[str, Sample | ItemRejectedError]]]:
+    def _panels(self, graphic: _Graphic) -> tuple[list[AlignedPanel], list[tuple[str, Sample | ItemRejectedError]]]:
         """Return the panels of a compound figure, and what becomes of each: a sample, or why it is none."""
         if self._detector is None:
             return [], []
         self._writer.count("figures_compound")
         pixels = graphic.image.pixels()
+        parts = graphic.words.parts
         letters = [letter for part in parts for letter in part.letters]
         height, width = pixels.shape[:2]
         found = self._detector.detect(pixels, letters)
@@ -153,9 +196,9 @@ class SampleMaker:
                 made.append((item, error))
         return aligned, made
 
-    def _may_be_cut(self, graphic: _Graphic, parts: list[Subcaption]) -> bool:
+    def _may_be_cut(self, graphic: _Graphic) -> bool:
         """Whether a figure has panels that are told apart by its caption, and that its licence lets us cut."""
-        if len(parts) < 2 or len(graphic.figure.hrefs) > 1:
+        if len(graphic.words.parts) < 2 or len(graphic.figure.hrefs) > 1:
             return False  # which graphic of several shows which part is not known
         no_derivatives = "-ND" in _license(graphic.article, graphic.figure, None)
         return self._config.panels.split_no_derivatives or not no_derivatives
@@ -175,9 +218,14 @@ class SampleMaker:
             Caption(text=aligned.text, origin="subfigure"),
             *(Caption(text=text, origin="mention") for text in dict.fromkeys(texts) if text != aligned.text),
         )
-        whole = caption_modality(f"{graphic.figure.caption} {graphic.figure.group_caption}")
         modality = caption_modality(aligned.text)
-        sample = self._sample(graphic, item, stored, captions, whole if modality is Modality.OTHER else modality)
+        words = replace(
+            graphic.words,
+            captions=captions,
+            modality=graphic.words.modality if modality is Modality.OTHER else modality,
+            language=caption_language(aligned.text),
+        )
+        sample = self._sample(graphic, item, stored, words)
         facts = {
             "parent": sample_key(self._config.source, graphic.item),
             "panel": {
@@ -192,19 +240,16 @@ class SampleMaker:
         facts |= self._kind(crop)
         return replace(sample, provenance={**sample.provenance, **facts})
 
-    def _sample(
-        self, graphic: _Graphic, item: str, stored: StoredImage, captions: tuple[Caption, ...], modality: Modality
-    ) -> Sample:
+    def _sample(self, graphic: _Graphic, item: str, stored: StoredImage, words: _Words) -> Sample:
         """A sample with what whole figures and panels have in common."""
-        article, figure = graphic.article, graphic.figure
-        credit = find_credit(" ".join(filter(None, (figure.caption, figure.group_caption, figure.credit))))
+        article, figure, credit = graphic.article, graphic.figure, words.credit
         width, height = graphic.image.size
         return Sample(
             key=sample_key(self._config.source, item),
             source=self._config.source,
             image=stored.jpeg,
-            captions=captions,
-            modality=modality,
+            captions=words.captions,
+            modality=words.modality,
             group=_pmcid(article) or _name(article.ref),
             license=_license(article, figure, credit),
             width=stored.width,
@@ -218,12 +263,13 @@ class SampleMaker:
                 "position": figure.position,
                 "license_figure": figure.license,
                 "credit": {"kind": str(credit.kind), "text": credit.text} if credit else None,
-                "caption_language": caption_language(captions[0].text),
+                "caption_language": words.language,
                 "href": graphic.href,
                 "graphic": graphic.number,
                 "num_graphics": len(figure.hrefs),
                 "media": graphic.media.name,
-                "media_md5": md5_hex(graphic.media.data),
+                "media_md5": _stated_md5(article, graphic.media.name),
+                "media_sha256": graphic.image.source_sha256,
                 "media_size": [width, height],
             },
         )
@@ -233,6 +279,20 @@ class SampleMaker:
             return {}
         kind, score = self._classifier.kind_of(pixels)
         return {"figure_kind": str(kind), "figure_kind_score": round(score, 3), "figure_kind_by": self._classifier.name}
+
+
+def _groups(outcomes: Iterable[Outcome]) -> Iterator[list[Outcome]]:
+    """Yield outcomes in lists of some megabytes of media each."""
+    group: list[Outcome] = []
+    num_bytes = 0
+    for outcome in outcomes:
+        media = outcome.article.media.values() if outcome.article else ()
+        group.append(outcome)
+        num_bytes += sum(len(one.data) for one in media if isinstance(one, Media))
+        if num_bytes >= GROUP_BYTES:
+            yield group
+            group, num_bytes = [], 0
+    yield group
 
 
 def _mark(panel: AlignedPanel, used: Iterable[str]) -> str:
@@ -264,6 +324,11 @@ def _captions(figure: Figure, config: PmcConfig) -> Iterator[Caption]:
 def _license(article: ReadArticle, figure: Figure, credit: Credit | None) -> str:
     code = article.metadata.license_code if article.metadata else None
     return combined_license([figure.license, article.jats.license, spdx_id(code) if code else None], credit)
+
+
+def _stated_md5(article: ReadArticle, media: str) -> str | None:
+    """The checksum that the archive states, with which the file was compared; None where it states none."""
+    return (article.metadata.md5.get(media) or None) if article.metadata else None
 
 
 def _name(ref: ArticleRef) -> str:

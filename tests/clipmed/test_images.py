@@ -1,5 +1,6 @@
 """Images of every kind to the JPEG that a sample keeps."""
 
+import hashlib
 import io
 from collections import Counter
 from pathlib import Path
@@ -176,6 +177,26 @@ def test_images_without_colour_are_stored_as_grey(mode: str, channels: int):
         assert len(image.getbands()) == channels
 
 
+@pytest.mark.parametrize(
+    ("size", "stored_size"),
+    [
+        ((1025, 700), (1024, 699)),
+        ((1534, 900), (1024, 601)),
+        ((1537, 901), (769, 451)),
+        ((1200, 2047), (600, 1024)),
+        ((2051, 1200), (1024, 599)),
+        ((3001, 1500), (1024, 512)),
+        ((3074, 1502), (769, 376)),
+    ],
+)
+def test_large_jpegs_are_halved_where_that_leaves_three_quarters_of_the_side(size, stored_size):
+    picture = photo(*size)
+    stored = ingest_image(encode(picture, "JPEG", quality=92), ImageConfig())
+    assert (stored.width, stored.height) == stored_size
+    shrunk = np.asarray(picture.resize(stored_size, Image.Resampling.LANCZOS))
+    assert difference(decode_rgb(stored.jpeg), shrunk) < 3
+
+
 @pytest.mark.parametrize("subsampling", [0, 2])
 def test_a_scaled_jpeg_keeps_its_chroma_subsampling(subsampling: int):
     stored = ingest_image(encode(photo(1400, 900), "JPEG", subsampling=subsampling), ImageConfig())
@@ -197,6 +218,20 @@ def test_fine_lines_do_not_alias_when_they_are_scaled_away():
     scaled = decode_rgb(ingest_image(encode(Image.fromarray(lines), "PNG"), ImageConfig(max_side=500)).jpeg)
     assert abs(scaled.mean() - 127.5) < 3
     assert scaled.std() < 12
+
+
+@pytest.mark.parametrize("width", [1400, 1800])
+def test_a_pattern_finer_than_the_scaled_image_is_not_blank(width: int):
+    board = (np.indices((width // 2, width)).sum(0) % 2 * 255).astype(np.uint8)
+    stored = ingest_image(encode(Image.fromarray(board), "JPEG", quality=100), ImageConfig())
+    assert 768 <= stored.width <= 1024
+
+
+def test_an_image_names_the_bytes_that_it_came_as():
+    raw = encode(photo(300, 200), "JPEG", comment=b"by somebody")
+    image = SourceImage(raw, ImageConfig())
+    assert image.source_sha256 == hashlib.sha256(raw).hexdigest()
+    assert image.stored().sha256 == hashlib.sha256(image.stored().jpeg).hexdigest() != image.source_sha256
 
 
 def test_a_pattern_finer_than_the_preview_is_not_blank():

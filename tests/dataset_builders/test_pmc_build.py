@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -120,6 +121,7 @@ def test_a_figure_becomes_a_sample_with_everything_known_of_it(tmp_path: Path):
     expected = {
         "pmcid": "PMC7", "version": 2, "doi": "10.1/7", "pmid": "99", "figure_id": "F1", "label": "Figure 1",
         "position": 0, "href": "F1", "media": "F1.jpg", "media_md5": md5_hex(image),
+        "media_sha256": hashlib.sha256(image).hexdigest(),
         "panels": ["A", "B"], "license_code": "CC BY",
         "license_jats": "CC-BY-4.0", "recovered": False, "mentions": [{"paragraph": "par1", "panels": ["B"]}],
     }  # fmt: skip
@@ -130,6 +132,15 @@ def test_a_figure_becomes_a_sample_with_everything_known_of_it(tmp_path: Path):
         with tarfile.open(unit_path(tmp_path / "out", unit) / "samples.tar") as tar:
             stored.update({name: tar.extractfile(name).read() for name in tar.getnames()})
     assert stored[member] == image
+
+
+def test_a_package_states_no_checksums(tmp_path: Path):
+    image = jpeg(1)
+    pack(tmp_path / "in", 7, xml(7, figure("F1")), {"F1.jpg": image})
+    build(tmp_path / "in", tmp_path / "out")
+    (row,) = rows(tmp_path / "out", "samples")
+    provenance = json.loads(row["provenance"])
+    assert (provenance["media_md5"], provenance["media_sha256"]) == (None, hashlib.sha256(image).hexdigest())
 
 
 @pytest.mark.parametrize(
