@@ -1,4 +1,4 @@
-"""Do captions help? The same images, steps and seeds under four kinds of captions, scored zero-shot on held-out images.
+"""Do captions help? The same images, steps and seeds under five kinds of captions, scored zero-shot on held-out images.
 
 usage: python -m benchmarks.caption_variants --spools build/real/spools/* --llm-store captions.sqlite [--seeds 3]
 
@@ -7,6 +7,7 @@ The kinds, each a caption store or none:
   template  one sentence a class: "A {modality} showing {finding}."
   bank      the spools' own captions: several sentences an image out of a template bank
   llm       captions of a language model that the guard accepted (--llm-store); the bank serves classes that have none
+  bank_llm  both together
 
 Packs one set of each kind; images, splits and order are the same. Trains the demo's towers from random weights on each
 and scores the suite, whose prompts may stand in none of the sets as a caption: that is checked first. Runs resume.
@@ -30,7 +31,7 @@ from shards.reader import ShardSet
 from zeroshot_eval.suite import load_suite
 
 FOLDER = Path("build/benchmarks/caption_variants")
-KINDS = ("words", "template", "bank", "llm")
+KINDS = ("words", "template", "bank", "llm", "bank_llm")
 
 
 def main() -> None:
@@ -66,7 +67,8 @@ def pack(kind: str, spools: list[Path], llm_store: Path) -> Path:
         words = [*map(str, spools), "--out", str(shard_set), "--val-fraction", "0.1", "--test-fraction", "0.25"]
         words += ["--license-groups", "commercial", "noncommercial", "other"]
         if kind != "bank":
-            words += ["--captions", str(llm_store if kind == "llm" else make_store(kind, spools))]
+            words += ["--captions", str(llm_store if "llm" in kind else make_store(kind, spools))]
+            words += ["--caption-join", "add" if kind == "bank_llm" else "replace"]
         call("shards", "pack", *words)
     return shard_set
 
