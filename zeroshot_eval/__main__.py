@@ -10,7 +10,8 @@ from clipmed.errors import ClipmedError
 from zeroshot_eval.evaluation import EvalConfig, Evaluation, evaluate, write_scores
 from zeroshot_eval.report import HEADLINES, METRIC_NAMES, write_report
 from zeroshot_eval.scoring import Score
-from zeroshot_eval.suite import MIXED, suite_names
+from zeroshot_eval.suite import MIXED
+from zeroshot_eval.suite_files import suite_names
 
 DESCRIPTION = """Score a checkpoint zero-shot: classification and retrieval, each figure with its n, its 95 % interval
 and chance. Images are embedded once and kept in a cache. Writes scores.json, report.html and config.yaml."""

@@ -20,6 +20,7 @@ from clipmed.files import write_json
 from clipmed.jobs import JobsConfig
 from shards.reader import ShardSet
 from zeroshot_eval.bootstrap import BootstrapConfig
+from zeroshot_eval.collections import ShardCollection
 from zeroshot_eval.embedding import Embedder, ImageEmbeddings, embed_sets, embed_unique_texts
 from zeroshot_eval.scores import Context, score_rows
 from zeroshot_eval.scoring import (
@@ -31,7 +32,8 @@ from zeroshot_eval.scoring import (
     score_retrieval,
 )
 from zeroshot_eval.selection import Pool, Selection, Skipped, select_classification, select_retrieval
-from zeroshot_eval.suite import ClassificationTask, RetrievalTask, Suite, load_suite
+from zeroshot_eval.suite import ClassificationTask, RetrievalTask, Suite
+from zeroshot_eval.suite_files import load_suite
 
 SCORES_FILE = "scores.json"
 REPORT_FILE = "report.html"
@@ -114,7 +116,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
     read_config(folder)
     digest = checkpoint_digest(folder)
     sets = tuple(ShardSet(location) for location in config.sets)
-    pool = Pool(sets)
+    pool = Pool([ShardCollection(location) for location in config.sets])
     classify, retrieve, skipped = _select(suite, pool)
     embedder = Embedder(
         checkpoint=folder,
@@ -221,8 +223,8 @@ def _wanted(selections: Sequence[Selection]) -> dict[int, list[int]]:
 def _texts(
     classify: Sequence[tuple[ClassificationTask, Selection]], retrieve: Sequence[tuple[RetrievalTask, Selection]]
 ) -> list[str]:
-    prompts = [prompt for task, _ in classify for many in task.prompts().values() for prompt in many]
-    return prompts + [item.caption for _, selection in retrieve for item in selection.items]
+    prompts = [prompt for task, _ in classify for many in task.all_prompts().values() for prompt in many]
+    return prompts + [item.captions[0] for _, selection in retrieve for item in selection.items]
 
 
 def _vectors(selection: Selection, images: Mapping[int, ImageEmbeddings]) -> Singles:

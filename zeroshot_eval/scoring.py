@@ -64,7 +64,7 @@ class ClassificationResult:
     @property
     def confusion(self) -> Ints:
         """Counts of true and predicted classes."""
-        return confusion_matrix(self.selection.targets, self.predicted, self.cosines.shape[1])
+        return confusion_matrix(self.selection.targets.astype(np.int64), self.predicted, self.cosines.shape[1])
 
     @property
     def majority(self) -> float:
@@ -117,10 +117,10 @@ def score_classification(
     config: BootstrapConfig,
 ) -> ClassificationResult:
     """Score one classification task."""
-    prompts = task.prompts()
+    prompts = task.all_prompts()
     rows = np.stack([texts.embeddings[prompt] for many in prompts.values() for prompt in many])
     cosines: Singles = images @ prompt_ensemble(rows, [len(many) for many in prompts.values()]).T
-    targets, classes = selection.targets, list(task.classes)
+    targets, classes = selection.targets.astype(np.int64), list(task.classes)
 
     def statistic(weights: Floats) -> dict[str, Floats]:
         found = classification_metrics(targets, cosines, weights, texts.logit_scale)
@@ -136,7 +136,7 @@ def score_retrieval(
     task: RetrievalTask, selection: Selection, images: Singles, texts: Texts, config: BootstrapConfig
 ) -> RetrievalResult:
     """Score one retrieval task both ways, one caption (the first) an image."""
-    captions, text_of_image = np.unique([item.caption for item in selection.items], return_inverse=True)
+    captions, text_of_image = np.unique([item.captions[0] for item in selection.items], return_inverse=True)
     distinct = np.stack([texts.embeddings[str(caption)] for caption in captions])
     copies = np.bincount(text_of_image)
     chance = chance_metrics(text_of_image)

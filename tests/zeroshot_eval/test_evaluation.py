@@ -19,7 +19,7 @@ from zeroshot_eval import embedding
 from zeroshot_eval.__main__ import main
 from zeroshot_eval.evaluation import EvalConfig, Evaluation, evaluate, write_scores
 from zeroshot_eval.report import render_report, write_report
-from zeroshot_eval.suite import SUITES_FOLDER
+from zeroshot_eval.suite_files import SUITES_FOLDER
 
 NUM_TEST = 8  # of each colour and source
 
@@ -43,7 +43,7 @@ def test_accuracy_is_that_of_the_library_image_by_image(evaluation: Evaluation, 
 
     two_tower, opened = load_checkpoint(checkpoint), ShardSet(shard_set)
     task = evaluation.suite.tasks[1]
-    classifier = class_embeddings(two_tower, task.prompts()).numpy()
+    classifier = class_embeddings(two_tower, task.all_prompts()).numpy()
     names, hits = list(task.classes), []
     for row in opened.rows("test"):
         labels = opened.labels(row)
@@ -62,8 +62,9 @@ def test_scores_file_has_every_figure_with_n_interval_and_chance(evaluation: Eva
     for row in scores["rows"]:
         assert row["n"] > 0
         assert row["groups"] > 1
-        assert row["low"] <= row["value"] + 1e-9
-        assert row["high"] >= row["value"] - 1e-9
+        assert row["low"] <= row["high"]
+        if row["metric"] in {"accuracy", "balanced_accuracy", "auroc", "image_to_text/recall@5"}:
+            assert row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9
         assert row["chance"] > 0
         assert row["checkpoint_digest"] == evaluation.digest
         assert row["dataset_digest"] == evaluation.sets[0].digest

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from clipmed.errors import ConfigError
-from zeroshot_eval.suite import load_suite, suite_names
+from zeroshot_eval.suite_files import load_suite, suite_names
 
 
 def load_changed(tmp_path: Path, data: dict):
@@ -25,7 +25,7 @@ def test_every_shipped_suite_is_sound():
 
 def test_prompts_are_every_phrase_in_every_template(suite_file: Path):
     task = load_suite(str(suite_file)).tasks[0]
-    assert task.prompts()["red"] == [
+    assert task.all_prompts()["red"] == [
         "a picture of red",
         "an image that is red",
         "a picture of something red",
