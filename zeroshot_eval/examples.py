@@ -1,0 +1,150 @@
+"""Images to look at, drawn by a seed: what every checkpoint gets right, what none does, and where two differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from zeroshot_eval.classification import softmax
+from zeroshot_eval.naming import spaced
+from zeroshot_eval.pictures import Picture
+from zeroshot_eval.predictions import Predictions
+
+ALONE = 3  # right images, and as many wrong ones, where one checkpoint is shown
+TOGETHER = 2  # images of each heading where several are compared
+SHOWN_CLASSES = 3
+
+Bools = npt.NDArray[np.bool_]
+Show = Callable[[str, str], Picture]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """A class with what a checkpoint gives it: a probability, or a score of several-label tasks."""
+
+    name: str
+    value: float
+    true: bool
+
+    @property
+    def percent(self) -> str:
+        """The length of the bar, 0 … 100."""
+        return f"{100 * min(max(self.value, 0.0), 1.0):.0f}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one checkpoint says of an image: the highest classes, and the true one."""
+
+    checkpoint: int
+    right: bool
+    predicted: str
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One image with its true class and every checkpoint's answer."""
+
+    picture: Picture
+    target: str
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Examples under one heading, with how many images it could have been."""
+
+    heading: str
+    total: int
+    kind: str
+    """right | wrong | flip"""
+    examples: tuple[Example, ...]
+
+
+def choose_examples(answers: Sequence[Predictions], names: Sequence[str], show: Show, seed: int) -> list[Group]:
+    """Return the examples of a task that every checkpoint has answered.
+
+    Args:
+        answers: one a checkpoint, of kind classification or multi_label, over the same images in the same order.
+        names: the checkpoints' names, in the same order.
+        show: gives the picture of (key, source).
+        seed: of the draw; the same images are drawn for any checkpoints that are right and wrong alike.
+    """
+    asked = _Asked(answers)
+    rng = np.random.default_rng(seed)
+    groups = []
+    for heading, kind, chosen in _headings(asked.rights, names):
+        places = np.flatnonzero(chosen)
+        if len(places):
+            drawn = sorted(rng.permutation(places)[: ALONE if len(answers) == 1 else TOGETHER].tolist())
+            found = tuple(asked.example(place, show) for place in drawn)
+            groups.append(Group(heading=heading, total=len(places), kind=kind, examples=found))
+    return groups
+
+
+def is_right(targets: npt.NDArray[np.integer], scores: npt.NDArray[np.floating]) -> Bools:
+    """Return for each image whether the class of the highest score is a true one, shape (n,).
+
+    Args:
+        targets: class indices (n,), or 1, 0 and -1 by class (n, C).
+        scores: shape (n, C).
+    """
+    highest = scores.argmax(axis=1)
+    if targets.ndim == 1:
+        return np.asarray(targets == highest)
+    return np.asarray(targets[np.arange(len(highest)), highest] == 1)
+
+
+class _Asked:
+    """A task's images with every checkpoint's scores; columns are read once."""
+
+    def __init__(self, answers: Sequence[Predictions]) -> None:
+        first = answers[0]
+        assert all(each.keys == first.keys for each in answers)
+        self.keys, self.sources, self.targets = first.keys, first.column("source"), first.targets
+        self.classes = [spaced(name) for name in first.header.classes]
+        self.single = self.targets.ndim == 1
+        self.scores = [each.scores for each in answers]
+        self.scales = [each.header.logit_scale for each in answers]
+        self.rights = [is_right(self.targets, scores) for scores in self.scores]
+
+    def example(self, place: int, show: Show) -> Example:
+        target = self.targets[place]
+        true = {int(target)} if self.single else set(np.flatnonzero(target == 1).tolist())
+        return Example(
+            picture=show(self.keys[place], self.sources[place]),
+            target=", ".join(self.classes[index] for index in sorted(true)) or "none of the classes",
+            answers=tuple(self._answer(number, place, true) for number in range(len(self.scores))),
+        )
+
+    def _answer(self, number: int, place: int, true: set[int]) -> Answer:
+        scores = self.scores[number][place]
+        values = softmax(scores * self.scales[number]) if self.single else scores
+        shown = np.argsort(-values, kind="stable")[:SHOWN_CLASSES].tolist()
+        if true and not true & set(shown):
+            shown = [*shown[:-1], min(true)]
+        return Answer(
+            checkpoint=number,
+            right=bool(self.rights[number][place]),
+            predicted=self.classes[int(values.argmax())],
+            bars=tuple(Bar(name=self.classes[at], value=float(values[at]), true=at in true) for at in shown),
+        )
+
+
+def _headings(rights: Sequence[Bools], names: Sequence[str]) -> list[tuple[str, str, Bools]]:
+    if len(rights) == 1:
+        return [("Right", "right", rights[0]), ("Wrong", "wrong", ~rights[0])]
+    together = np.stack(rights)
+    found = [
+        ("Right by every checkpoint", "right", together.all(axis=0)),
+        ("Wrong by every checkpoint", "wrong", ~together.any(axis=0)),
+    ]
+    first = rights[0]
+    for name, right in zip(names[1:], rights[1:], strict=True):
+        found.append((f"{name} right, {names[0]} wrong", "flip", right & ~first))
+        found.append((f"{name} wrong, {names[0]} right", "flip", ~right & first))
+    return found
