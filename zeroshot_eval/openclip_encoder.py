@@ -38,6 +38,56 @@ class OpenClipSource:
     folder: Path
     digest: str
 
+    def facts(self) -> EncoderFacts:
+        """Return the facts; reads the config and two numbers of the weights.
+
+        Raises:
+            CheckpointError: a damaged or unsound config or weights file.
+        """
+        weights = [self.folder / WEIGHTS_FILE]
+        log_scale = read_scalar(weights, "logit_scale")
+        if log_scale is None:
+            raise CheckpointError(f"{self.name}: its weights have no logit_scale; it is not a CLIP-style model")
+        context = self.config["model_cfg"].get("text_cfg", {}).get("context_length", DEFAULT_CONTEXT)
+        return EncoderFacts(
+            name=self.name,
+            digest=self.digest,
+            preprocessing=_pixel_config(self).words(),
+            tokenization=f"{context} tokens, padded to them",
+            logit_scale=math.exp(log_scale),
+            logit_bias=read_scalar(weights, "logit_bias"),
+        )
+
+    def load(self, device: str, dtype: DType) -> LoadedEncoder:
+        """Build the model and load its weights, strictly.
+
+        Raises:
+            ClipmedError: a config that OpenCLIP refuses, or weights of another model.
+        """
+        from open_clip import image_transform
+
+        config = self.config
+        two_tower = assemble(config["model_cfg"], preprocess_cfg=config.get("preprocess_cfg"), folder=self.folder)
+        load_weights(two_tower.model, self.folder)
+        model: Any = two_tower.model.to(device).eval()
+        pixels = _pixel_config(self)
+        return LoadedEncoder(
+            facts=self.facts(),
+            device=device,
+            dtype=dtype,
+            transform=image_transform(
+                pixels.size,
+                is_train=False,
+                mean=pixels.mean,
+                std=pixels.std,
+                resize_mode=pixels.resize_mode,
+                interpolation=pixels.interpolation,
+                fill_color=pixels.fill_color,
+            ),
+            image_features=model.encode_image,
+            text_features=lambda texts: model.encode_text(two_tower.tokenizer(texts).to(device)),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PixelConfig:
@@ -107,58 +157,6 @@ def tag_source(model: str, tag: str) -> OpenClipSource:
     text = json.dumps(config, sort_keys=True)
     digest = hashlib.sha256(f"{text}\n{digest_of([weights])}".encode()).hexdigest()
     return OpenClipSource(name=f"{model}:{tag}", config=config, folder=folder, digest=digest)
-
-
-def openclip_facts(source: OpenClipSource) -> EncoderFacts:
-    """Return a source's facts; reads the config and two numbers of the weights.
-
-    Raises:
-        CheckpointError: a damaged or unsound config or weights file.
-    """
-    weights = [source.folder / WEIGHTS_FILE]
-    log_scale = read_scalar(weights, "logit_scale")
-    if log_scale is None:
-        raise CheckpointError(f"{source.name}: its weights have no logit_scale; it is not a CLIP-style model")
-    context = source.config["model_cfg"].get("text_cfg", {}).get("context_length", DEFAULT_CONTEXT)
-    return EncoderFacts(
-        name=source.name,
-        digest=source.digest,
-        preprocessing=_pixel_config(source).words(),
-        tokenization=f"{context} tokens, padded to them",
-        logit_scale=math.exp(log_scale),
-        logit_bias=read_scalar(weights, "logit_bias"),
-    )
-
-
-def load_openclip(source: OpenClipSource, device: str, dtype: DType) -> LoadedEncoder:
-    """Build the model and load its weights, strictly.
-
-    Raises:
-        ClipmedError: a config that OpenCLIP refuses, or weights of another model.
-    """
-    from open_clip import image_transform
-
-    config = source.config
-    two_tower = assemble(config["model_cfg"], preprocess_cfg=config.get("preprocess_cfg"), folder=source.folder)
-    load_weights(two_tower.model, source.folder)
-    model: Any = two_tower.model.to(device).eval()
-    pixels = _pixel_config(source)
-    return LoadedEncoder(
-        facts=openclip_facts(source),
-        device=device,
-        dtype=dtype,
-        transform=image_transform(
-            pixels.size,
-            is_train=False,
-            mean=pixels.mean,
-            std=pixels.std,
-            resize_mode=pixels.resize_mode,
-            interpolation=pixels.interpolation,
-            fill_color=pixels.fill_color,
-        ),
-        image_features=model.encode_image,
-        text_features=lambda texts: model.encode_text(two_tower.tokenizer(texts).to(device)),
-    )
 
 
 def _pixel_config(source: OpenClipSource) -> PixelConfig:
