@@ -1,4 +1,4 @@
-"""Command line of the builders: `python -m dataset_builders build | pmc | captions | kinds | phantoms | list | …`."""
+"""Command line of the builders: `python -m dataset_builders build | check | list | suite | pmc | captions | …`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from clipmed.configuration import to_dict
 from clipmed.errors import ClipmedError
+from clipmed.files import write_text
 from clipmed.jobs import JobsConfig
 from clipmed.licenses import spdx_id
 from dataset_builders.datasets.check import SHOWN_PROBLEMS, CheckReport, check_folder
@@ -27,8 +28,10 @@ DESCRIPTION = """Turn sources into spools: PubMed Central articles, datasets wit
   python -m dataset_builders phantoms --out build/demo/archives
   python -m dataset_builders build phantoms --root build/demo/archives --out build/demo/spools
   python -m dataset_builders build my_sources.yaml --out build/spools --jobs.workers 8
+  python -m dataset_builders build aptos2019 --root /data/aptos --out build/spools     one dataset of the catalogue
   python -m dataset_builders list --modality fundus       the catalogue
   python -m dataset_builders check aptos2019 /data/aptos   what is missing, and how to get it
+  python -m dataset_builders suite medmnist --out medmnist.yaml     zero-shot tasks with the catalogue's prompts
   python -m dataset_builders captions --help     captions of a language model, checked by a guard
   python -m dataset_builders pmc --help          PubMed Central: snapshots, deltas, mirrors, the build
 
@@ -37,7 +40,7 @@ A spool is one folder a source; `python -m shards pack` makes a shard set of any
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """Build the spool of every source in a SOURCES file; what is done already is not done again.
+    """Build the spool of every source in a SOURCES file, or of one dataset; what is done is not done again.
 
     The file is YAML with one key, `sources`, and a list of
     {kind: dataset, entry: NAME or entry.yaml, root: FOLDER} and
@@ -46,11 +49,11 @@ class Build:
     """
 
     sources: Annotated[str, tyro.conf.Positional]
-    """path of a SOURCES file, or the name of a shipped one, such as phantoms"""
+    """path of a SOURCES file, the name of a shipped one, such as phantoms, or a dataset that `list` shows"""
     out: Path
     """folder for the spools: <out>/<source>/"""
     root: Path | None = None
-    """folder that the sources' folders start from; that of the SOURCES file if not given"""
+    """folder that the sources' folders start from; that of the SOURCES file if not given. Of one dataset, its folder"""
     jobs: JobsConfig = field(default_factory=JobsConfig)
     """where units run"""
 
@@ -101,6 +104,18 @@ class Check:
     """the dataset's folder"""
     checksums: bool = False
     """also compare the downloads that lie in the folder with the digests of the entry"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """Write a suite of zero-shot tasks made of the catalogue's prompts, for `python -m zeroshot_eval`."""
+
+    tag: Annotated[str, tyro.conf.Positional]
+    """the datasets' collection, as `list --suite` takes it, such as medmnist"""
+    out: Path
+    """the YAML file to write"""
+    title: str = ""
+    """heading of reports; made of the tag if not given"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,12 +201,23 @@ def phantoms(command: Any) -> int:
     return 0
 
 
+def suite(command: Suite) -> int:
+    """Write a suite's file."""
+    from dataset_builders.suites import suite_of, suite_text
+
+    content = suite_of(command.tag, command.title or f"{command.tag}, zero-shot", name=command.out.stem)
+    write_text(command.out, suite_text(content))
+    print(f"{command.out}: {len(content['tasks'])} tasks   (next: python -m zeroshot_eval CHECKPOINT {command.out} …)")
+    return 0
+
+
 COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
     "build": (Build, build),
     "phantoms": (Phantoms, phantoms),
     "list": (List, list_entries),
     "show": (Show, show),
     "check": (Check, check),
+    "suite": (Suite, suite),
 }
 
 

@@ -1,9 +1,9 @@
-"""The SOURCES file: which sources to build, of which kind, from which folder.
+"""The SOURCES file: which sources to build, of which kind, from which folder. Or one dataset of the catalogue, by name.
 
     sources:
       - {kind: dataset, entry: cxr_pneumonia, root: images/cxr_pneumonia}
       - {kind: pmc, config: {root: pmc, source: pmc}}            # or root: s3://pmc-oa-opendata
-      - {kind: pairs, root: pairs/medpix, config: {source: medpix, group_field: case}}
+      - {kind: dataset, entry: medpix, root: pairs/medpix}
 
 Folders are relative to the root that the caller gives; an entry is a shipped name or the path of a YAML file, relative
 to the SOURCES file.
@@ -20,7 +20,7 @@ from clipmed.configuration import from_dict, nearest, read_yaml
 from clipmed.errors import ConfigError
 from clipmed.jobs import JobsConfig
 from dataset_builders.datasets.build import build_dataset
-from dataset_builders.datasets.entry import CATALOGUE, load_entry
+from dataset_builders.datasets.entry import CATALOGUE, Entry, load_entry, shipped_entries
 
 SHIPPED = CATALOGUE / "sources"
 Build = Callable[[Path, JobsConfig], dict[str, Any]]
@@ -56,15 +56,18 @@ class PmcSource:
 
 
 def load_sources(name: str, root: Path | None = None) -> list[Source]:
-    """Read and check a SOURCES file, before anything is built.
+    """Read and check a SOURCES file, before anything is built; or take one dataset of the catalogue by its name.
 
     Args:
-        name: the path of a YAML file, or the name of a shipped one.
-        root: where the sources' folders start from; the file's own folder if None.
+        name: the path of a YAML file, the name of a shipped one, or that of a catalogue entry.
+        root: where the sources' folders start from; the file's own folder if None. Of a catalogue entry, the
+            dataset's folder.
 
     Raises:
         ConfigError: no such file, an unknown kind or key, a value out of range, or two sources of one name.
     """
+    if name in shipped_entries() and name not in shipped_sources():
+        return [_single(load_entry(name), root)]
     path = _sources_path(name)
     content = read_yaml(path)
     listed = content.get("sources") if isinstance(content, dict) else None
@@ -94,9 +97,20 @@ def _sources_path(name: str) -> Path:
     if not path.is_file():
         known = shipped_sources()
         raise ConfigError(
-            f"no SOURCES file {name!r}{nearest(name, known)} Shipped: {', '.join(known)}; or give the path of a file"
+            f"no SOURCES file or catalogue entry {name!r}{nearest(name, [*known, *shipped_entries()])} Shipped files: "
+            f"{', '.join(known)}; or give the path of a file, or a dataset that `list` shows"
         )
     return path
+
+
+def _single(entry: Entry, root: Path | None) -> Source:
+    if root is None or not root.is_dir():
+        got = "none" if root is None else f"{root}, which is no folder"
+        raise ConfigError(
+            f"--root: got {got}; give the folder of {entry.name}, as its provider ships it. "
+            f"python -m dataset_builders check {entry.name} FOLDER says what belongs there and how to get it"
+        )
+    return Source(entry.name, root, lambda out, jobs: build_dataset(entry, root, out, jobs))
 
 
 def _source(item: Any, where: str, beside: Path, base: Path) -> Source:

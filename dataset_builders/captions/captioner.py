@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from dataset_builders.captions.bank import TemplateBank
-from dataset_builders.captions.facts import CaptionFacts
+from dataset_builders.captions.facts import CaptionFacts, without_article
 from dataset_builders.captions.pricing import Spent
 from dataset_builders.captions.sampler import captions_for
-
-_ARTICLE = re.compile(r"^(?:an?|the) ", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,5 +105,5 @@ class WordsCaptioner(_Free):
 
     async def captions(self, request: CaptionRequest) -> CaptionAnswer:
         """Return one text: the display names without their article; the modality where nothing is stated."""
-        words = [_ARTICLE.sub("", finding.name) for finding in request.facts.present]
+        words = [without_article(finding.name) for finding in request.facts.present]
         return CaptionAnswer(texts=(", ".join(words) or request.facts.modality,))

@@ -13,6 +13,7 @@ The vocabulary of the spool or the shard set names the classes. This module puts
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ CONTEXT_FACTS = ("modality", "body_part", "view")
 SEPARATOR = "|"  # between the classes of one task
 ABSENT_SUFFIX = ":absent"
 DETAIL_PREFIX = "detail:"
+_ARTICLE = re.compile(r"^(?:an?|the) ", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,11 @@ def read_facts(facts: str, tasks: Mapping[str, Mapping[str, Any]]) -> CaptionFac
         absent=tuple(absent),
         details=tuple(details),
     )
+
+
+def without_article(phrase: str) -> str:
+    """Return a noun phrase without the article before it: "mass" of "a mass"."""
+    return _ARTICLE.sub("", phrase)
 
 
 def _vocabulary(tasks: Mapping[str, Mapping[str, Any]], task: str) -> Mapping[str, Any]:

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.caption_store import CaptionStore
-
 from dataset_builders.captions.captioner import Captioner, CaptionRequest
 from dataset_builders.captions.llm import LlmCaptioner
 from dataset_builders.captions.making import MakeConfig, open_captioner, read_states, still_wanted
 from dataset_builders.captions.pricing import Spent, expected_answer_tokens
 from dataset_builders.captions.subjects import Subject, read_subjects
+from shards.caption_store import CaptionStore
 
 _MEASURED = 500  # subjects, evenly spread, whose questions are worded to estimate tokens
 

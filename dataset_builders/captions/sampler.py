@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from clipmed.errors import ConfigError
 from clipmed.records import Caption
 from dataset_builders.captions.bank import CONTEXT_PLACEHOLDERS, TemplateBank
-from dataset_builders.captions.facts import CaptionFacts, Finding
+from dataset_builders.captions.facts import CaptionFacts, Finding, without_article
 
 DEFAULT_NUMBER = 5
 _MOST_DENIED = 2  # findings that one caption denies, where nothing was found
@@ -20,7 +20,6 @@ _SLOT = re.compile(r"(?:\b([Aa])n? )?\{(\w+)\}")
 _SPOKEN_CONSONANT = re.compile(r"(?:uni(?!n|m|d)|us[eu]|ut[ei]|ur[eio]|eu|one\b|once\b)")
 _SPOKEN_AS_WORD = frozenset({"SPECT", "MIP", "LASER", "RADAR"})
 _VOWEL_LETTERS = frozenset("AEFHILMNORSX")
-_ARTICLE = re.compile(r"^(?:an?|the) ", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def _finding_phrases(facts: CaptionFacts, bank: TemplateBank, known: Mapping[str
     """Return phrases for all findings together: one finding's own, or several joined by commas and "and"."""
     lists = [_phrases(finding, facts.modality, bank, known) for finding in facts.present]
     if not lists:
-        lists = [[f"no {_ARTICLE.sub('', finding.name)}"] for finding in _denied(facts, key)]
+        lists = [[f"no {without_article(finding.name)}"] for finding in _denied(facts, key)]
     if len(lists) < 2:
         return lists[0] if lists else []
     rows = itertools.zip_longest(*(_ranked(phrases, key) for phrases in lists))

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pyarrow.parquet as pq
-from shards.caption_store import subject_of_facts, subject_of_image, subject_of_text
 
 from clipmed.errors import DataError
 from clipmed.records import CaptionOrigin, canonical_json
 from dataset_builders.captions.facts import CaptionFacts, read_facts
+from shards.caption_store import subject_of_facts, subject_of_image, subject_of_text
 from shards.manifest import MANIFEST
 from shards.reader import ShardSet
 from shards.spool import read_spool, unit_path

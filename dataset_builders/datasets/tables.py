@@ -98,12 +98,18 @@ def _csv_rows(table: Table, root: Path, file: str) -> Iterator[Row]:
     try:
         with _text(table, root, file) as stream:
             reader = csv.reader(stream, delimiter=delimiter)
-            header = table.header or tuple(next(reader, ()))
+            header = table.header or _named(next(reader, []), root / file)
             for cells in reader:
                 if any(cell.strip() for cell in cells):
                     yield _row(header, cells, file, reader.line_num)
     except (csv.Error, UnicodeError, OSError, EOFError) as error:
         raise DataError(f"{root / file} cannot be read as a table: {error}; allowed: {table.encoding} text") from error
+
+
+def _named(header: Sequence[str], path: Path) -> tuple[str, ...]:
+    if not any(name.strip() for name in header):
+        raise DataError(f"{path} names no column in its first line; give the names as tables.header if it has none")
+    return tuple(header)
 
 
 def _row(header: Sequence[str], cells: Sequence[str], file: str, number: int) -> Row:

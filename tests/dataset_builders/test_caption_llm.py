@@ -316,7 +316,9 @@ def test_endpoints_that_cannot_be_are_refused(settings: dict[str, Any]):
 
 
 def test_templates_and_words_answer_without_a_model():
-    rare = replace(REQUEST, facts=replace(FACTS, present=(replace(GLIOMA, class_id="rare", name="a rare thing"),)))
+    rare = replace(
+        REQUEST, facts=replace(FACTS, present=(replace(GLIOMA, class_id="rare", name="a rare thing", synonyms=()),))
+    )
     templates = asyncio.run(TemplateCaptioner(load_bank("general")).captions(rare))
     assert templates == asyncio.run(TemplateCaptioner(load_bank("general")).captions(rare))
     assert len(set(templates.texts)) == 2

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shards.caption_store import CaptionStore
 
 from clipmed.configuration import from_dict
 from clipmed.errors import ConfigError, DataError
@@ -23,6 +22,7 @@ from dataset_builders.captions.commands import run
 from dataset_builders.captions.making import MakeConfig, MakeReport, make_captions
 from dataset_builders.captions.planning import plan_captions
 from dataset_builders.captions.subjects import read_subjects
+from shards.caption_store import CaptionStore
 from tests.dataset_builders.caption_spools import CLASSES, TASKS, facts_of, sample, write
 from tests.dataset_builders.llm_server import Answer, Body, captions, llm_server
 

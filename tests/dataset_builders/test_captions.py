@@ -9,9 +9,20 @@ from clipmed.configuration import from_dict
 from clipmed.errors import ConfigError
 from clipmed.records import Modality
 from dataset_builders.captions.bank import BANKS, TemplateBank, load_bank, shipped_banks
+from dataset_builders.captions.facts import CaptionFacts, Finding
 from dataset_builders.captions.sampler import article, captions_for
 
-FACTS = {"modality": "xray", "body_part": "chest", "chest_finding": "pneumonia"}
+
+def finding(class_id: str, name: str = "", **more: object) -> Finding:
+    return Finding(task="t", class_id=class_id, name=name or class_id, **more)  # type: ignore[arg-type]
+
+
+def facts_of(modality: str, *present: Finding, **more: object) -> CaptionFacts:
+    return CaptionFacts(modality=modality, present=present, **more)  # type: ignore[arg-type]
+
+
+PNEUMONIA = finding("pneumonia", synonyms=("a pulmonary infection", "findings of pneumonia"))
+FACTS = facts_of("xray", PNEUMONIA, body_part="chest")
 
 
 def bank_of(**changes: object) -> TemplateBank:
@@ -26,8 +37,8 @@ def bank_of(**changes: object) -> TemplateBank:
     return from_dict(TemplateBank, content, "tiny.yaml")
 
 
-def texts(facts: dict[str, str], bank: TemplateBank, key: str = "k", number: int = 5, **more: object) -> list[str]:
-    return [caption.text for caption in captions_for(facts, bank, key, number, **more)]  # type: ignore[arg-type]
+def texts(facts: CaptionFacts, bank: TemplateBank, key: str = "k", number: int = 5) -> list[str]:
+    return [caption.text for caption in captions_for(facts, bank, key, number)]
 
 
 def test_captions_are_a_fixed_varied_choice_of_the_key() -> None:
@@ -41,7 +52,7 @@ def test_captions_are_a_fixed_varied_choice_of_the_key() -> None:
 
 def test_captions_name_their_bank_and_version() -> None:
     caption = captions_for(FACTS, load_bank("general"), "key")[0]
-    assert (caption.origin, caption.model, caption.prompt) == ("template", "general", "v1")
+    assert (caption.origin, caption.model, caption.prompt) == ("template", "general", "v2")
 
 
 @pytest.mark.parametrize("modality", [str(modality) for modality in Modality])
@@ -50,8 +61,8 @@ def test_the_general_bank_words_every_modality_with_at_least_eight_templates(mod
     for kind in ("finding", "plain"):
         sentences = bank.sentences(modality, kind)  # type: ignore[arg-type]
         assert len(sentences) >= 8
-    facts = {"modality": modality, "task": "unheard_of"}
-    found = texts(facts, bank, number=15, names={"task/unheard_of": "a rare thing"})
+    facts = facts_of(modality, finding("unheard_of", "a rare thing"), body_part="hand", view="frontal")
+    found = texts(facts, bank, number=15)
     assert len(found) == 15
     for text in found:
         assert "a rare thing" in text.lower()
@@ -63,8 +74,8 @@ def test_every_caption_that_the_shipped_banks_can_make_is_tidy() -> None:
         bank = load_bank(name)
         for modality in bank.modality_phrases:
             keys = [key for key in bank.finding_phrases if "/" not in key or key.startswith(f"{modality}/")]
-            for key in keys:
-                facts = {"modality": modality, "body_part": "hand", "task": key.rpartition("/")[2]}
+            for key in [*keys, "an ulcer"]:
+                facts = facts_of(modality, finding(key.rpartition("/")[2]), body_part="hand")
                 for text in texts(facts, bank, number=400):
                     assert text[0].isupper() or not text[0].isalpha(), text
                     assert text.endswith("."), text
@@ -72,33 +83,47 @@ def test_every_caption_that_the_shipped_banks_can_make_is_tidy() -> None:
 
 
 def test_a_finding_of_the_modality_comes_before_the_general_one() -> None:
-    assert texts({"modality": "mri", "t": "mass"}, bank_of()) == ["An MRI scan showing a tumor."]
-    assert set(texts({"modality": "xray", "t": "mass"}, bank_of())) == {
+    assert texts(facts_of("mri", finding("mass")), bank_of()) == ["An MRI scan showing a tumor."]
+    assert set(texts(facts_of("xray", finding("mass")), bank_of())) == {
         "An X-ray showing a mass.",
         "A radiograph showing a mass.",
     }
 
 
 def test_the_body_part_is_used_only_where_it_is_known() -> None:
-    known = texts({"modality": "mri", "body_part": "brain", "t": "other"}, bank_of())
+    known = texts(facts_of("mri", finding("other"), body_part="brain"), bank_of())
     assert set(known) == {"An MRI scan showing other.", "Other on an MRI scan of the brain."}
-    assert texts({"modality": "mri", "t": "other"}, bank_of()) == ["An MRI scan showing other."]
+    assert texts(facts_of("mri", finding("other")), bank_of()) == ["An MRI scan showing other."]
 
 
 def test_several_findings_are_all_stated() -> None:
-    facts = {"modality": "mri", "t": "mass|edema|cyst"}
-    assert texts(facts, bank_of(), names={"edema": "edema", "t/cyst": "a cyst"}) == [
-        "An MRI scan showing a tumor, edema and a cyst."
-    ]
+    facts = facts_of("mri", finding("mass"), finding("edema"), finding("cyst", "a cyst"))
+    assert texts(facts, bank_of()) == ["An MRI scan showing a tumor, edema and a cyst."]
+
+
+def test_a_finding_without_phrases_of_the_bank_goes_by_all_its_names() -> None:
+    found = texts(facts_of("mri", finding("x", "a cyst", synonyms=("a fluid-filled cavity",))), bank_of())
+    assert set(found) == {"An MRI scan showing a cyst.", "An MRI scan showing a fluid-filled cavity."}
+
+
+def test_where_nothing_is_present_up_to_two_absent_findings_are_denied() -> None:
+    absent = (finding("mass", "a mass"), finding("edema"), finding("cyst", "a cyst"))
+    nothing = finding("normal", "no abnormality", is_negative=True)
+    found = texts(facts_of("mri", absent=(*absent, nothing)), bank_of(), number=50)
+    assert found
+    for text in found:
+        assert 1 <= len(re.findall(r"\bno \w+", text)) <= 2
+        assert "no a " not in text
+        assert "no no" not in text
 
 
 def test_no_finding_takes_the_plain_templates_and_says_when_there_are_none() -> None:
     plain = bank_of(templates={"default": ["A {modality}: {finding}"], "plain": ["this is a {modality}"]})
-    assert texts({"modality": "mri", "t": ""}, plain) == ["This is an MRI scan."]
+    assert texts(facts_of("mri"), plain) == ["This is an MRI scan."]
     with pytest.raises(ConfigError, match=r"bank tiny has no templates\.plain; it has: default"):
-        texts({"modality": "mri"}, bank_of())
+        texts(facts_of("mri"), bank_of())
     with pytest.raises(ConfigError, match=r"no modality_phrases for 'ct'; it has: mri, xray"):
-        texts({"modality": "ct", "t": "mass"}, bank_of())
+        texts(facts_of("ct", finding("mass")), bank_of())
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
+"""The catalogue as a whole: entries are valid, worded and cited, suites are whole, real folders are as entries say."""
+
 from __future__ import annotations
 
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from clipmed.configuration import from_dict
 from clipmed.errors import ConfigError
@@ -14,6 +18,7 @@ from dataset_builders.captions.bank import load_bank
 from dataset_builders.datasets import Entry, build_dataset, load_entry, shipped_entries
 from dataset_builders.datasets.check import check_folder
 
+ENTRIES = {name: load_entry(name) for name in shipped_entries()}
 REAL_SETS = (
     "blood_bccd_crops",
     "ct_head_hemorrhage",
@@ -26,46 +31,115 @@ REAL_SETS = (
     "mri_brain_tumor4",
     "us_breast_busi_even",
 )
-FOLDER = {
+# Published collections, with the number of their sets.
+SUITES = {"unimed_eval": 21, "medpmc_clip_eval": 26, "medmnist": 18}
+FOLDERS = {"files": ["{label}/*"], "labels": {"finding": {"column": "label"}}}
+TABLE = {"tables": [{"file": "t.csv"}], "image": "{image}", "labels": {"finding": {"column": "label"}}}
+TINY = {
     "name": "tiny",
     "title": "Tiny",
     "modality": "xray",
-    "layout": {"kind": "folder_per_class"},
+    "layout": FOLDERS,
     "tasks": {"finding": {"classes": {"a": "an a", "b": "a b"}}},
 }
-TABLE = {
-    **FOLDER,
-    "layout": {"kind": "csv", "file": "t.csv", "image_column": "image", "label_columns": {"finding": "label"}},
-}
 
 
-@pytest.mark.parametrize("name", shipped_entries())
+def modalities_of(entry: Entry) -> set[str]:
+    by_class = {value for task in entry.tasks.values() for value in task.class_modality.values()}
+    by_column = set(entry.layout.modality.values.values()) if entry.layout.modality else set()
+    return by_class | by_column | ({entry.modality} if entry.modality else set())
+
+
+@pytest.mark.parametrize("name", ENTRIES)
 def test_every_shipped_entry_is_valid_and_its_bank_words_it(name: str) -> None:
-    entry = load_entry(name)
+    entry = ENTRIES[name]
     assert entry.name == name
     bank = load_bank(entry.bank)
-    modalities = {entry.modality} if entry.modality else set()
-    modalities |= set(entry.layout.modality_values.values())
-    modalities |= {value for task in entry.tasks.values() for value in task.class_modality.values()}
-    assert modalities or entry.layout.modality_column
-    for modality in modalities:
+    assert modalities_of(entry) or entry.layout.modality
+    for modality in modalities_of(entry):
         assert bank.modality_words(modality)
-    assert entry.citation or name.startswith("phantom")
+    for task in entry.tasks.values():
+        names = [*task.classes.values(), *(name for names in task.synonyms.values() for name in names)]
+        assert len(names) == len(set(names)), "two classes of a task share a name"
 
 
-def test_task_names_are_unique_over_the_real_sets() -> None:
-    tasks = Counter(task for name in REAL_SETS for task in load_entry(name).tasks)
-    assert max(tasks.values()) == 1
+@pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if entry.terms != "drawn"])
+def test_every_entry_says_what_to_cite_and_how_to_get_it(name: str) -> None:
+    entry = ENTRIES[name]
+    assert entry.citation
+    assert entry.access
+    assert entry.url or entry.terms in {"request", "unavailable"}
+    assert all(download.url.startswith("https://") for download in entry.downloads if download.url)
+    assert all(len(download.md5) in {0, 32} and len(download.sha256) in {0, 64} for download in entry.downloads)
+
+
+def test_task_names_are_unique() -> None:
+    tasks = Counter(task for entry in ENTRIES.values() for task in entry.tasks)
+    assert [task for task, number in tasks.items() if number > 1] == []
+
+
+def test_overlaps_name_other_entries_from_both_sides() -> None:
+    one_sided = {
+        (name, other)
+        for name, entry in ENTRIES.items()
+        for other in entry.overlaps
+        if other == name or other not in ENTRIES or name not in ENTRIES[other].overlaps
+    }
+    assert one_sided == set()
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_published_suite_is_whole_and_every_task_has_prompts(suite: str) -> None:
+    entries = [entry for entry in ENTRIES.values() if suite in entry.suites]
+    assert len(entries) == SUITES[suite]
+    for entry in entries:
+        assert entry.tasks, entry.name
+        for task, content in entry.tasks.items():
+            assert content.prompts is not None, task
+            counts = [len(words) for words in content.prompts.classes.values()]
+            assert max(counts) <= 2 * min(counts), f"{task}: some classes have far more words than others"
+
+
+def test_prompts_are_worded_apart_from_the_captions_that_train() -> None:
+    """A template of the banks would make a score one of memory, and words that two classes share none at all."""
+    templates = {
+        template
+        for bank in {entry.bank for entry in ENTRIES.values()}
+        for found in yaml.safe_load(bank_path(bank).read_text())["templates"].values()
+        for template in found
+    }
+    for entry in ENTRIES.values():
+        for task in entry.tasks.values():
+            if task.prompts is not None:
+                assert not templates & set(task.prompts.templates), entry.name
+                words = [word for words in task.prompts.classes.values() for word in words]
+                assert len(words) == len(set(words)), entry.name
+
+
+def bank_path(name: str) -> Path:
+    from dataset_builders.captions import bank
+
+    return Path(bank.__file__).parent / "banks" / f"{name}.yaml"
+
+
+def test_train_and_test_sets_of_unimed_that_share_images_say_so() -> None:
+    assert ENTRIES["radimagenet"].suites == ("unimed_train",)
+    for held_out, trained in (("chexpert_5x200", "chexpert"), ("odir200x3", "odir5k")):
+        assert "unimed_eval" in ENTRIES[held_out].suites
+        assert "unimed_train" in ENTRIES[trained].suites
+        assert trained in ENTRIES[held_out].overlaps
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", REAL_SETS)
 def test_the_real_folder_is_as_its_entry_says(name: str, real_data: Path) -> None:
     root = real_data / "images" / name
-    report = check_folder(load_entry(name), root)
+    report = check_folder(ENTRIES[name], root)
     assert report.complete, report.problems
     stated = json.loads((root / "dataset.json").read_text())
-    assert {count.class_id: count.found for count in report.counts} == stated["classes"]
+    (task,) = ENTRIES[name].tasks
+    found = {count.what.partition("/")[2]: count.found for count in report.counts if count.what.startswith(f"{task}/")}
+    assert found == stated["classes"]
     assert report.items == stated["images"]
 
 
@@ -73,8 +147,7 @@ def test_the_real_folder_is_as_its_entry_says(name: str, real_data: Path) -> Non
 @pytest.mark.parametrize("name", REAL_SETS)
 def test_a_real_folder_builds_to_the_last_image(name: str, real_data: Path, tmp_path: Path) -> None:
     root = real_data / "images" / name
-    entry = load_entry(name)
-    summary = build_dataset(entry, root, tmp_path / "spool", JobsConfig(executor="inline"))
+    summary = build_dataset(ENTRIES[name], root, tmp_path / "spool", JobsConfig(executor="inline"))
     stated = json.loads((root / "dataset.json").read_text())
     assert summary["seen"] == stated["images"]
     # One head CT of the thumbnails is entirely black.
@@ -96,48 +169,70 @@ def test_a_real_folder_builds_to_the_last_image(name: str, real_data: Path, tmp_
 
 
 def test_class_and_column_decide_the_modality_of_a_mixed_set() -> None:
-    entry = load_entry("modality_medmnist6")
+    entry = ENTRIES["modality_medmnist6"]
     assert entry.modality is None
     assert set(entry.tasks["examination"].class_modality.values()) == {"ct", "mri", "xray"}
+    assert modalities_of(ENTRIES["radimagenet"]) == {"ct", "mri", "ultrasound"}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"modality": None}, r"modality is missing; give modality, layout\.modality_column"),
+        ({"modality": None}, r"modality is missing; give modality, layout\.modality, or a task's class_modality"),
         ({"modality": "xrays"}, r"modality: got 'xrays'; did you mean 'xray'"),
         ({"name": "Tiny.1"}, r"name: got 'Tiny\.1'; allowed: lower-case"),
-        ({"tasks": {}}, r"tasks: got none"),
+        ({"tasks": {}}, r"layout\.labels name the tasks \['finding'\], tasks are \[\]"),
         ({"tasks": {"finding": {"classes": {}}}}, r"classes: got none"),
         ({"tasks": {"finding": {"classes": {"a": " "}}}}, r"class 'a' with the name ' '"),
+        ({"tasks": {"finding": {"classes": {"a|b": "x"}}}}, r"class 'a\|b' .*an id without '\|'"),
         ({"tasks": {"finding": {"classes": {"a": "a"}, "clases": {}}}},
          r"unknown key 'tasks\.finding\.clases'; did you mean 'classes'"),
-        ({"tasks": {"modality": {"classes": {"a": "a"}}}}, r"'modality' is a fact of every image"),
-        ({"tasks": {"one": {"classes": {"a": "a"}}, "two": {"classes": {"a": "a"}}}},
-         r"got 2; a folder_per_class layout"),
+        ({"tasks": {"modality": {"classes": {"a": "a"}}},
+          "layout": {"files": ["{label}/*"], "labels": {"modality": {"column": "label"}}}},
+         r"tasks: got 'modality'; allowed: .* none of modality"),
         ({"tasks": {"finding": {"classes": {"a": "a"}, "class_modality": {"x": "ct"}}}},
          r"class_modality: unknown class 'x'"),
-        ({"layout": {"kind": "folder"}}, r"got 'folder'; allowed: 'folder_per_class', 'csv'; did you mean"),
-        ({"layout": {"kind": "folder_per_class", "file": "t.csv"}}, r"layout\.file does not belong to layout\.kind"),
-        ({"layout": {"kind": "csv", "file": "t.csv"}}, r"layout\.image_column is missing"),
-        ({"layout": {**TABLE["layout"], "split_folders": True}}, r"layout\.split_folders does not belong"),
-        ({"layout": {**TABLE["layout"], "label_columns": {"other": "label"}}},
-         r"label_columns name the tasks \['other'\]"),
-        ({"layout": {**TABLE["layout"], "delimiter": "tab"}}, r"layout\.delimiter: got 'tab'; allowed: one character"),
-        ({"layout": {**FOLDER["layout"], "split_values": {"x": "trian"}}},
-         r"split_values: got 'trian'; did you mean 'train'"),
-        ({"layout": {**FOLDER["layout"], "label_values": {"A": "c"}}}, r"layout\.label_values: got 'c'"),
-        ({"group_from": "("}, r"group_from: '\(' is no regular expression"),
-        ({"group_from": "abc"}, r"group_from: 'abc' captures nothing"),
-        ({"group_from": "(a)", "layout": {**TABLE["layout"], "group_column": "g"}}, r"are both given"),
+        ({"tasks": {"finding": {"classes": {"mass": "a"}, "synonyms": {"mas": ["b"]}}}},
+         r"synonyms: unknown class 'mas'; did you mean 'mass'"),
+        ({"tasks": {"finding": {"classes": {"a": "a"}, "prompts": {"templates": ["x"], "classes": {"a": ["a"]}}}}},
+         r"prompts\.templates: 'x' must hold \{\} once"),
+        ({"tasks": {"finding": {"classes": {"a": "a"}, "prompts": {"templates": ["{}"], "classes": {"b": ["b"]}}}}},
+         r"prompts\.classes: allowed: each of a, and no other"),
+        ({"tasks": {"finding": {"classes": {"a": "a"}, "prompts": {"templates": ["{}"], "classes": {"a": []}}}}},
+         r"every class needs words"),
+        ({"layout": {**FOLDERS, "kind": "csv"}}, r"unknown key 'layout\.kind'"),
+        ({"layout": {**FOLDERS, **TABLE}}, r"got files and tables; give one of files, tables, arrays"),
+        ({"layout": {"labels": FOLDERS["labels"]}}, r"got no source of rows; give one of"),
+        ({"layout": {key: TABLE[key] for key in ("tables", "labels")}}, r"tables need image or image_bytes"),
+        ({"layout": {**FOLDERS, "image": "{image}"}}, r"files and arrays need neither"),
+        ({"layout": {"files": ["*"]}}, r"neither labels nor texts"),
+        ({"layout": {**TABLE, "labels": {"other": {"column": "label"}}}},
+         r"layout\.labels name the tasks \['other'\], tasks are \['finding'\]"),
+        ({"layout": {**TABLE, "labels": {"finding": {}}}}, r"give either column or columns"),
+        ({"layout": {**TABLE, "labels": {"finding": {"columns": {"c": "C"}}}}}, r"labels of finding: got 'c'"),
+        ({"layout": {**TABLE, "labels": {"finding": {"column": "x", "absent": ["1"]}}}},
+         r"'1' is in present and in absent"),
+        ({"layout": {**TABLE, "labels": {"finding": {"column": "x", "values": {"A": "c"}}}}},
+         r"labels\.values: got 'c'.* Allowed: a, b"),
+        ({"layout": {**TABLE, "tables": [{"file": "t.csv", "delimiter": "tab"}]}},
+         r"tables\.delimiter: got 'tab'; allowed: one character"),
+        ({"layout": {**TABLE, "tables": [{"file": ""}]}}, r"tables\.file is missing"),
+        ({"layout": {**TABLE, "tables": [{"file": "t.xml", "format": "xml", "rows": ".//row"}]}},
+         r"rows and tables\.columns belong together"),
+        ({"layout": {**TABLE, "join": [{"table": {"file": "u.csv"}, "on": {}}]}}, r"join\.on: got nothing"),
+        ({"layout": {**FOLDERS, "split": {"column": "label", "values": {"x": "trian"}}}},
+         r"layout\.split\.values: got 'trian'; did you mean 'train'"),
+        ({"layout": {**FOLDERS, "group": {"column": "stem", "pattern": "("}}}, r"'\(' is no regular expression"),
+        ({"layout": {**FOLDERS, "group": {"column": "stem", "pattern": "abc"}}}, r"'abc' captures nothing"),
+        ({"terms": "free"}, r"'free'; allowed: 'open', 'registration'"),
         ({"expected_counts": {"c": 1}}, r"0 classes are called 'c'"),
         ({"num_units": 0}, r"num_units=0"),
         ({"licence": "MIT"}, r"unknown key 'licence'; did you mean 'license'"),
     ],
 )  # fmt: skip
-def test_a_faulty_entry_is_refused_by_name(changes: dict[str, object], message: str) -> None:
+def test_a_faulty_entry_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        from_dict(Entry, {**FOLDER, **changes}, "tiny.yaml")
+        from_dict(Entry, {**TINY, **changes}, "tiny.yaml")
 
 
 def test_an_unknown_entry_is_refused_with_the_nearest_name() -> None:

@@ -80,6 +80,22 @@ def write_nifti(root: Path, volumes: list[Mapping[str, Any]]) -> None:
         nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), root / volume["path"])
 
 
+def write_slides(root: Path, paths: list[str]) -> None:
+    """Write slides of 1024 x 1024 px with half a micron a pixel, all of it tissue."""
+    import tifffile
+
+    for seed, path in enumerate(paths):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        with tifffile.TiffWriter(root / path) as writer:
+            writer.write(
+                drawn(seed, (1024, 1024, 3)),
+                photometric="rgb",
+                tile=(256, 256),
+                resolution=(20000, 20000),
+                resolutionunit="CENTIMETER",
+            )
+
+
 def write_npz(root: Path, files: list[Mapping[str, Any]]) -> None:
     for file in files:
         arrays = {name: array_of(seed, wanted) for seed, (name, wanted) in enumerate(file["arrays"].items())}
@@ -148,6 +164,7 @@ WRITERS: Mapping[str, Callable[[Path, Any], None]] = {
     "deep": write_deep,
     "dicom": write_dicom,
     "nifti": write_nifti,
+    "slides": write_slides,
     "npz": write_npz,
     "hdf5": write_hdf5,
     "texts": write_texts,

@@ -16,25 +16,37 @@ ENTRY = {
     "name": "tiny",
     "title": "Tiny set",
     "modality": "xray",
-    "layout": {"kind": "folder_per_class"},
+    "layout": {"files": ["{label}/*"], "labels": {"finding": {"column": "label"}}},
     "tasks": {"finding": {"classes": {"normal": "no abnormality", "mass": "a mass"}}},
     "expected_counts": {"normal": 1, "mass": 1},
     "access": "ask the provider",
     "num_units": 2,
 }
-PAIRS = {"kind": "pairs", "root": "pairs", "config": {"source": "listed", "num_units": 2}}
+LISTED_ENTRY = {
+    "name": "listed",
+    "title": "Images with captions",
+    "modality": "xray",
+    "layout": {
+        "tables": [{"file": "pairs.jsonl"}],
+        "image": "{image}",
+        "texts": [{"origin": "figure", "column": "caption"}],
+    },
+    "num_units": 2,
+}
+LISTED = {"kind": "dataset", "entry": "listed.yaml", "root": "pairs"}
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """A folder with a labelled set (one file corrupt), a list of pairs, and a SOURCES file beside them."""
+    """A folder with a labelled set (one file corrupt), a list of captions, and a SOURCES file beside them."""
     for seed, name in enumerate(("set/normal/1.png", "set/mass/2.png", "pairs/3.png")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 48, 3), np.uint8)).save(tmp_path / name)
     (tmp_path / "set" / "mass" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (tmp_path / "pairs" / "pairs.jsonl").write_text('{"image": "3.png", "caption": "A chest radiograph."}\n')
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(ENTRY))
-    write_sources(tmp_path, {"kind": "dataset", "entry": "tiny.yaml", "root": "set"}, PAIRS)
+    (tmp_path / "listed.yaml").write_text(yaml.safe_dump(LISTED_ENTRY))
+    write_sources(tmp_path, {"kind": "dataset", "entry": "tiny.yaml", "root": "set"}, LISTED)
     return tmp_path
 
 
@@ -60,7 +72,7 @@ def test_build_writes_one_spool_a_source_and_prints_the_counts(
 def test_root_says_where_folders_start(archive: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "settings"
     elsewhere.mkdir()
-    for name in ("sources.yaml", "tiny.yaml"):
+    for name in ("sources.yaml", "tiny.yaml", "listed.yaml"):
         (archive / name).rename(elsewhere / name)
     with pytest.raises(ConfigError, match=r"tiny has no folder .*settings/set; put it there, or give another --root"):
         load_sources(str(elsewhere / "sources.yaml"))
@@ -74,12 +86,12 @@ def test_root_says_where_folders_start(archive: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
-        ([{"kind": "classfication", "entry": "tiny.yaml"}],
+        ([{"kind": "datset", "entry": "tiny.yaml"}],
          r"sources\[0\]: kind is 'datset'; did you mean 'dataset'"),
         (["set"], r"sources\[0\]: kind is None"),
         ([{"kind": "dataset", "entry": "tiny.yaml", "rot": "set"}], r"unknown key 'rot'; did you mean 'root'"),
         ([{"kind": "dataset", "entry": "tini"}], r"no catalogue entry 'tini'"),
-        ([PAIRS, PAIRS], r"two sources are called 'listed'"),
+        ([LISTED, LISTED], r"two sources are called 'listed'"),
         ([{"kind": "pmc", "config": {"root": "x", "sorce": "y"}}],
          r"sources\[0\]\.config: unknown key 'sorce'; did you mean 'source'"),
         ([{"kind": "pmc", "config": {"root": "none"}}], r"pmc has no folder .*none"),
@@ -98,8 +110,22 @@ def test_a_faulty_sources_file_stops_with_status_1(
 
 
 def test_an_unknown_sources_name_shows_the_shipped_ones() -> None:
-    with pytest.raises(ConfigError, match=r"no SOURCES file 'real_smal'; did you mean 'real_small'"):
+    with pytest.raises(ConfigError, match=r"no SOURCES file or catalogue entry 'real_smal'; did you mean 'real_small'"):
         load_sources("real_smal")
+
+
+def test_a_dataset_of_the_catalogue_is_built_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, name in enumerate(("normal/1.png", "pneumonia/2.png")):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 255, (40, 48, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / name)
+    arguments = ["build", "cxr_pneumonia", "--out", str(tmp_path / "spools"), "--jobs.executor", "inline"]
+    assert main(arguments) == 1
+    assert "--root: got none; give the folder of cxr_pneumonia" in capsys.readouterr().err
+    assert main([*arguments, "--root", str(tmp_path / "images")]) == 0
+    assert [path.name for path in (tmp_path / "spools").iterdir()] == ["cxr_pneumonia"]
+    row = next(line for line in capsys.readouterr().out.splitlines() if "cxr_pneumonia" in line)
+    assert [cell.strip() for cell in row.strip("│|").split("│")][:4] == ["cxr_pneumonia", "2", "2", "0"]
 
 
 def test_check_exits_1_until_the_folder_is_as_the_entry_says(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +158,7 @@ def test_what_show_prints_is_an_entry(tmp_path: Path, capsys: pytest.CaptureFixt
     ("arguments", "words"),
     [
         (["--help"], ["build", "phantoms", "list", "show", "check", "python -m dataset_builders build"]),
-        (["build", "--help"], ["SOURCES", "--out", "--root", "--jobs.workers", "kind: pairs"]),
+        (["build", "--help"], ["SOURCES", "--out", "--root", "--jobs.workers", "kind: dataset", "kind: pmc"]),
         (["phantoms", "--help"], ["--out", "no score"]),
         (["check", "--help"], ["Compare a folder", "exit status"]),
     ],

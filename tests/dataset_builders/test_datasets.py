@@ -20,10 +20,12 @@ from PIL import Image
 from clipmed.configuration import from_dict, to_dict
 from clipmed.errors import ConfigError, DataError
 from clipmed.jobs import JobsConfig
+from dataset_builders.captions.bank import bank_dict, load_bank
 from dataset_builders.datasets import Entry, build_dataset
 from dataset_builders.datasets.check import check_folder
 
 INLINE = JobsConfig(executor="inline")
+FOLDERS = {"files": ["{label}/**/*"], "labels": {"finding": {"column": "label"}}}
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
@@ -33,7 +35,7 @@ def entry_of(**changes: Any) -> Entry:
         "title": "Tiny",
         "modality": "xray",
         "body_part": "chest",
-        "layout": {"kind": "folder_per_class"},
+        "layout": FOLDERS,
         "tasks": {"finding": {"classes": {"normal": "no abnormality", "mass": "a mass"}}},
         "license": "CC BY",
         "num_units": 3,
@@ -43,7 +45,7 @@ def entry_of(**changes: Any) -> Entry:
 
 
 def table_entry(**layout: Any) -> Entry:
-    columns = {"kind": "csv", "file": "t.csv", "image_column": "image", "label_columns": {"finding": "label"}}
+    columns = {"tables": [{"file": "t.csv"}], "image": "{image}", "labels": {"finding": {"column": "label"}}}
     return entry_of(layout={**columns, **layout})
 
 
@@ -96,12 +98,13 @@ def test_a_folder_becomes_samples_with_labels_facts_and_captions(tmp_path: Path)
     assert spool["tasks"]["finding"]["classes"] == {"normal": "no abnormality", "mass": "a mass"}
     assert spool["tasks"]["finding"]["modality"] == "xray"
     assert spool["config"]["entry"]["name"] == "tiny"
-    assert spool["config"]["bank"]["version"] == 1
+    assert spool["config"]["bank"] == bank_dict(load_bank("general"))
 
 
 def test_files_of_one_group_go_to_one_unit(tmp_path: Path) -> None:
     root = folder_set(tmp_path / "data", number=20)
-    build_dataset(entry_of(group_from=r"^(p\d+)_"), root, tmp_path / "spool", INLINE)
+    layout = {**FOLDERS, "group": {"column": "stem", "pattern": r"^(p\d+)_"}}
+    build_dataset(entry_of(layout=layout), root, tmp_path / "spool", INLINE)
     unit_of: dict[str, set[str]] = {}
     for file in (tmp_path / "spool").glob("unit-*/samples.parquet"):
         for row in pq.read_table(file).to_pylist():
@@ -115,7 +118,8 @@ def test_split_folders_give_the_official_split(tmp_path: Path) -> None:
     root = tmp_path / "data"
     for folder in ("Training", "valid", "test", "extra"):
         draw(root / folder / "normal" / "1.png")
-    entry = entry_of(layout={"kind": "folder_per_class", "split_folders": True})
+    layout = {**FOLDERS, "files": ["{fold}/{label}/**/*"], "split": {"column": "fold"}}
+    entry = entry_of(layout=layout)
     build_dataset(entry, root, tmp_path / "spool", INLINE)
     splits = {path: row["split"] for path, row in built(tmp_path / "spool").items()}
     assert splits == {"Training/normal/1.png": "train", "valid/normal/1.png": "val", "test/normal/1.png": "test"}
@@ -151,7 +155,8 @@ def test_every_faulty_file_of_a_folder_is_rejected_with_its_reason(tmp_path: Pat
 def test_a_pattern_leaves_other_files_alone(tmp_path: Path) -> None:
     root = folder_set(tmp_path / "data", number=1)
     draw(root / "mass" / "p0_0_mask.jpg")
-    entry = entry_of(layout={"kind": "folder_per_class", "pattern": "*.png", "label_values": {"Mass": "mass"}})
+    labels = {"finding": {"column": "label", "values": {"Mass": "mass"}}}
+    entry = entry_of(layout={"files": ["{label}/*.png"], "labels": labels})
     (root / "mass").rename(root / "Mass")
     assert build_dataset(entry, root, tmp_path / "spool", INLINE)["seen"] == 2
     assert built(tmp_path / "spool")["Mass/p0_0.png"]["labels"][0]["classes"] == ["mass"]
@@ -171,20 +176,13 @@ def test_a_table_gives_label_group_split_modality_and_licence(tmp_path: Path) ->
         "signs": {"classes": {"edema": "edema", "cyst": "a cyst"}, "multi_label": True},
     }
     layout = {
-        "kind": "csv",
-        "file": "t.csv",
-        "image_column": "image",
-        "image_folder": "img",
-        "image_suffix": ".png",
-        "delimiter": ";",
-        "label_columns": {"finding": "label", "signs": "signs"},
-        "label_values": {"Mass": "mass"},
-        "group_column": "patient",
-        "split_column": "fold",
-        "split_values": {"T": "test"},
-        "modality_column": "kind",
-        "modality_values": {"MR": "mri", "XR": "xray"},
-        "license_column": "rights",
+        "tables": [{"file": "t.csv", "delimiter": ";"}],
+        "image": "img/{image}.png",
+        "labels": {"finding": {"column": "label", "values": {"Mass": "mass"}}, "signs": {"column": "signs"}},
+        "group": {"column": "patient"},
+        "split": {"column": "fold", "values": {"T": "test"}},
+        "modality": {"column": "kind", "values": {"MR": "mri", "XR": "xray"}},
+        "license": {"column": "rights"},
     }
     entry = entry_of(tasks=tasks, layout=layout, modality=None, body_part=None)
     build_dataset(entry, root, tmp_path / "spool", INLINE)
@@ -192,9 +190,9 @@ def test_a_table_gives_label_group_split_modality_and_licence(tmp_path: Path) ->
     first = rows["img/1.png"]
     assert first["labels"] == [
         {"task": "finding", "classes": ["mass"]},
-        {"task": "signs", "classes": ["cyst", "edema"]},
+        {"task": "signs", "classes": ["edema", "cyst"]},
     ]
-    assert json.loads(first["facts"]) == {"modality": "mri", "finding": "mass", "signs": "cyst|edema"}
+    assert json.loads(first["facts"]) == {"modality": "mri", "finding": "mass", "signs": "edema|cyst"}
     assert (first["group"], first["split"], first["modality"]) == ("tiny/anna", "train", "mri")
     assert (first["license"], first["license_group"]) == ("CC0-1.0", "commercial")
     for caption in first["captions"]:
@@ -249,9 +247,9 @@ def test_every_faulty_row_is_rejected_with_its_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("image,labels", r"has no column 'label'; did you mean 'labels'\? Columns: image, labels"),
-        ("image,label,label", r"has more than one column 'label'\. Columns: image, label, label"),
-        ("", r"has no column 'image'"),
+        ("image,labels", r"has no column 'label'; did you mean 'labels'\? Columns: table, image, labels"),
+        ("picture,label", r"has no column 'image'"),
+        (" , ", r"t\.csv names no column in its first line; give the names as tables\.header"),
     ],
 )
 def test_a_table_without_a_column_stops_before_any_work(tmp_path: Path, header: str, message: str) -> None:
@@ -259,6 +257,15 @@ def test_a_table_without_a_column_stops_before_any_work(tmp_path: Path, header: 
     with pytest.raises(DataError, match=message):
         build_dataset(table_entry(), tmp_path / "data", tmp_path / "spool", INLINE)
     assert not (tmp_path / "spool").exists()
+
+
+def test_a_column_that_comes_twice_must_say_the_same(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        draw(tmp_path / "data" / f"{name}.png", int(name))
+    write_table(tmp_path / "data", ["1.png,normal,normal", "2.png,normal,mass"], "image,label,label")
+    build_dataset(table_entry(), tmp_path / "data", tmp_path / "spool", INLINE)
+    assert set(built(tmp_path / "spool")) == {"1.png"}
+    assert rejected(tmp_path / "spool") == {"t.csv:3": "parse/row_invalid"}
 
 
 def test_a_missing_folder_table_or_wording_stops_before_any_work(tmp_path: Path) -> None:
@@ -343,9 +350,9 @@ def test_check_says_what_is_missing(tmp_path: Path) -> None:
     entry = from_dict(Entry, {**to_dict(table_entry()), "expected_counts": {"normal": 2, "mass": 1}}, "tiny.yaml")
     report = check_folder(entry, root)
     assert not report.complete
-    assert [(count.class_id, count.found, count.expected, count.fits) for count in report.counts] == [
-        ("normal", 1, 2, False),
-        ("mass", 0, 1, False),
+    assert [(count.what, count.found, count.expected, count.fits) for count in report.counts] == [
+        ("finding/normal", 1, 2, False),
+        ("finding/mass", 0, 1, False),
     ]
     assert report.items == 3
     assert report.problems == (

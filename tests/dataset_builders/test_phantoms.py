@@ -157,7 +157,7 @@ def test_no_prompt_is_a_caption(archives):
     for modality in MODALITY_FINDINGS:
         names = bank.modality_words(modality)
         for finding in MODALITY_FINDINGS[modality]:
-            phrases = bank.finding_words(modality, finding, "")
+            phrases = bank.finding_words(modality, finding)
             for template, name, phrase in itertools.product(bank.sentences(modality, "finding"), names, phrases):
                 captions.add(template.format(modality=name, finding=phrase).casefold().strip(" ."))
     rng = np.random.default_rng(0)

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dataset_builders.captions.guard import Guard
-from shards.caption_store import CaptionStore
 
 from dataset_builders.captions.captioner import CaptionAnswer, CaptionRequest
 from dataset_builders.captions.endpoint import EndpointConfig
 from dataset_builders.captions.facts import CaptionFacts, Finding, read_facts
+from dataset_builders.captions.guard import Guard
 from dataset_builders.captions.llm import LlmCaptionConfig, LlmCaptioner
 from dataset_builders.captions.making import MakeConfig, make_captions
 from dataset_builders.captions.pricing import Spent
 from dataset_builders.captions.subjects import read_subjects
+from shards.caption_store import CaptionStore
 from tests.dataset_builders.caption_spools import TASKS, facts_of, sample, write
 
 pytestmark = [pytest.mark.llm, pytest.mark.timeout(900)]

@@ -164,7 +164,7 @@ def test_what_is_no_list_is_refused(articles, exam, tmp_path):
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="is not readable as parquet"):
         packed_with(spool, tmp_path / "set", tmp_path / "cut.parquet")
-    with pytest.raises(ConfigError, match=r"two lists are called ids\.txt"):
+    with pytest.raises(ConfigError, match=r"decontaminate: two files are called ids\.txt"):
         PackConfig(decontaminate=(tmp_path / "ids.txt", tmp_path / "moved" / "ids.txt"))
 
 
