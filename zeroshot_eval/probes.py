@@ -30,11 +30,11 @@ class ProbeConfig:
 
     features: Literal["standardised", "unit"] = "standardised"
     """standardised: each dimension to mean 0 and deviation 1 over the images that are fitted. unit: rows of length 1"""
-    min_c: float = 1e-5
+    min_c: float = 1e-6
     """least inverse strength of the L2 penalty that is tried"""
     max_c: float = 1e4
     """most inverse strength that is tried"""
-    num_c: int = 10
+    num_c: int = 11
     """strengths tried, evenly spaced in the logarithm"""
     val_fraction: float = 0.2
     """share of the training images, in whole groups, to choose on where a task has no validation split"""
