@@ -31,7 +31,7 @@ DESCRIPTION = """Turn sources into spools: PubMed Central articles, datasets wit
   python -m dataset_builders build aptos2019 --root /data/aptos --out build/spools     one dataset of the catalogue
   python -m dataset_builders list --modality fundus       the catalogue
   python -m dataset_builders check aptos2019 /data/aptos   what is missing, and how to get it
-  python -m dataset_builders suite medmnist --out medmnist.yaml     zero-shot tasks with the catalogue's prompts
+  python -m dataset_builders suite medmnist --title MedMNIST --out medmnist.yaml     zero-shot tasks of the catalogue
   python -m dataset_builders captions --help     captions of a language model, checked by a guard
   python -m dataset_builders pmc --help          PubMed Central: snapshots, deltas, mirrors, the build
 
@@ -110,12 +110,12 @@ class Check:
 class Suite:
     """Write a suite of zero-shot tasks made of the catalogue's prompts, for `python -m zeroshot_eval`."""
 
-    tag: Annotated[str, tyro.conf.Positional]
-    """the datasets' collection, as `list --suite` takes it, such as medmnist"""
+    tags: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """the datasets' collections, as `list --suite` takes them, such as medmnist"""
     out: Path
     """the YAML file to write"""
-    title: str = ""
-    """heading of reports; made of the tag if not given"""
+    title: str
+    """heading of reports"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +205,7 @@ def suite(command: Suite) -> int:
     """Write a suite's file."""
     from dataset_builders.suites import suite_of, suite_text
 
-    content = suite_of(command.tag, command.title or f"{command.tag}, zero-shot", name=command.out.stem)
+    content = suite_of(command.tags, command.title, command.out.stem)
     write_text(command.out, suite_text(content))
     print(f"{command.out}: {len(content['tasks'])} tasks   (next: python -m zeroshot_eval CHECKPOINT {command.out} …)")
     return 0

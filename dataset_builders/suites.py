@@ -15,28 +15,29 @@ from dataset_builders.datasets.entry import Entry, Task, load_entry, shipped_ent
 MIXED = "mixed"
 
 
-def suite_of(tag: str, title: str, *, name: str = "") -> dict[str, Any]:
-    """Return the suite of all entries with a tag, as plain data for `zeroshot_eval`.
+def suite_of(tags: Sequence[str], title: str, name: str) -> dict[str, Any]:
+    """Return the suite of all entries with one of the tags, as plain data for `zeroshot_eval`.
 
     Every task with two classes or more is asked with the entry's prompts. Of multi-label tasks each class is asked
     against its denial.
 
     Args:
-        tag: one of the entries' `suites`.
+        tags: some of the entries' `suites`.
         title: the heading of reports.
-        name: the suite's name; the tag if empty.
+        name: the suite's name.
 
     Raises:
-        ConfigError: no entry has the tag, or an entry has no prompts for a task.
+        ConfigError: no entry has a tag, or an entry has no prompts for a task.
     """
-    entries = [entry for entry in map(load_entry, shipped_entries()) if tag in entry.suites]
-    if not entries:
-        known = suite_tags()
-        raise ConfigError(f"no dataset has the tag {tag!r}{nearest(tag, known)} Allowed: {', '.join(known)}")
+    known = suite_tags()
+    for tag in tags:
+        if tag not in known:
+            raise ConfigError(f"no dataset has the tag {tag!r}{nearest(tag, known)} Allowed: {', '.join(known)}")
+    entries = [entry for entry in map(load_entry, shipped_entries()) if set(tags) & set(entry.suites)]
     tasks = [task for entry in entries for task in _tasks(entry)]
     retrieval = [_retrieval(entry) for entry in entries if entry.layout.texts]
     return {
-        "name": name or tag,
+        "name": name,
         "title": title,
         "note": "Made from the catalogue. Scores are of the samples that the sets hold in the split that is asked.",
         "tasks": tasks,

@@ -37,7 +37,7 @@ def test_a_suite_asks_every_task_with_the_prompts_of_its_entry(
 
 def test_an_unknown_tag_and_an_entry_without_prompts_are_named() -> None:
     with pytest.raises(ConfigError, match=r"no dataset has the tag 'medmnits'; did you mean 'medmnist'"):
-        suite_of("medmnits", "x")
+        suite_of(["medmnits"], "x", "y")
     assert "unimed_eval" in suite_tags()
     with pytest.raises(ConfigError, match="has no prompts; add them to its catalogue entry"):
-        suite_of("unimed_train", "x")
+        suite_of(["unimed_train"], "x", "y")
