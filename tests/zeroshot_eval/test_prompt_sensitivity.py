@@ -5,7 +5,7 @@ import pytest
 
 from clipmed.errors import ConfigError
 from zeroshot_eval.classification import classification_statistic, prompt_ensemble
-from zeroshot_eval.prompt_sensitivity import PromptTable, Spread, prompt_sensitivity
+from zeroshot_eval.prompt_sensitivity import CURVE_DRAWS, PromptTable, Spread, prompt_sensitivity
 
 COUNTS = [3, 1, 4]
 
@@ -45,8 +45,8 @@ def test_single_templates_and_samples_by_hand(good_and_bad: tuple[PromptTable, n
     found = prompt_sensitivity(table, accuracy(targets), samples=200)
     assert found.templates == {0: 1.0, 1: 0.0}
     assert found.ensemble == 1.0
-    # of the four sets, three have a good prompt and are right on all images: 1 beats .8, and .6 beats 0; the set of both
-    # bad ones is right on none: .6 loses to .8
+    # of the four sets, three have a good prompt and are right on all images: 1 beats .8, and .6 beats 0; the set of
+    # both bad ones is right on none: .6 loses to .8
     assert set(found.samples.values) == {0.0, 1.0}
     assert np.mean(found.samples.values) == pytest.approx(0.75, abs=0.1)
     assert found.samples.median == 1.0
@@ -104,6 +104,21 @@ def test_one_prompt_a_class_has_no_curve():
     assert list(found.curve) == [1]
     assert found.samples.quartiles == (1.0, 1.0)
     assert found.templates == {0: 1.0}
+
+
+def test_a_class_with_fewer_prompts_uses_each_of_its_own_once():
+    rng = np.random.default_rng(0)
+    table = PromptTable.of(unit(rng, 20, 8), unit(rng, 8, 8), [5, 3])
+    few: list[np.ndarray] = []
+
+    def score(cosines: np.ndarray) -> float:
+        few.append(cosines[:, 1])
+        return 0.0
+
+    assert list(prompt_sensitivity(table, score, samples=0).curve) == [1, 2, 4, 5]
+    own = table.class_cosines(table.places)[:, 1]
+    for column in few[-CURVE_DRAWS:]:  # the sets of four
+        np.testing.assert_allclose(column, own, atol=1e-6)
 
 
 def test_quartiles_by_hand():
