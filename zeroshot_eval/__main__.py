@@ -1,80 +1,187 @@
-"""Command line: python -m zeroshot_eval CHECKPOINT SUITE --sets SET … --out DIR."""
+"""Command line: python -m zeroshot_eval score | list | show | …"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
-from clipmed.configuration import parse_cli
-from clipmed.errors import ClipmedError
-from zeroshot_eval.evaluation import EvalConfig, Evaluation, evaluate, write_scores
-from zeroshot_eval.report import HEADLINES, METRIC_NAMES, write_report
-from zeroshot_eval.scoring import Score
-from zeroshot_eval.suite import MIXED
-from zeroshot_eval.suite_files import suite_names
+import tyro
 
-DESCRIPTION = """Score a checkpoint zero-shot: classification and retrieval, each figure with its n, its 95 % interval
-and chance. Images are embedded once and kept in a cache. Writes scores.json, report.html and config.yaml."""
+from clipmed.errors import ClipmedError, ConfigError
+from zeroshot_eval.evaluation import EvalConfig, Evaluation
+from zeroshot_eval.suite import MIXED, ClassificationTask, Suite
+from zeroshot_eval.suite_files import load_suite, suite_names
+
+if TYPE_CHECKING:
+    from zeroshot_eval.scoring import Score
+
+DESCRIPTION = """Score checkpoints zero-shot: classification, retrieval, probes and questions; compare; hold to a bar.
+
+  python -m zeroshot_eval score build/run/model --suite phantoms --sets build/demo/set --out build/scores
+  python -m zeroshot_eval score biomedclip build/run/model --suite real --sets build/real/set --out build/scores
+  python -m zeroshot_eval score build/run/model --sets FOLDER --out build/scores     asks what the data bring along
+  python -m zeroshot_eval list                                                        suites, tasks and classes
+  python -m zeroshot_eval show real                                                   every prompt of a suite
+
+Images are embedded once for all tasks and checkpoints, and kept: scoring again takes seconds. Every command explains
+itself with --help. Exit status: 0 done, 1 failed, 2 wrong usage."""
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run one evaluation; errors of the input go to standard error with exit status 1."""
-    config = parse_cli(
-        EvalConfig,
-        sys.argv[1:] if args is None else args,
-        default=None,
-        prog="python -m zeroshot_eval",
-        description=f"{DESCRIPTION} Suites: {', '.join(suite_names())}.",
-    )
-    try:
-        evaluation = evaluate(config)
-        write_scores(evaluation)
-        report = write_report(evaluation)
-    except ClipmedError as error:
-        sys.exit(f"zeroshot_eval: {error}")
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """List suites with their tasks, classes and what each task is judged by."""
+
+    suites: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """names or .yaml files; all that ship with the package if not given"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Print every task of a suite with all prompts of all classes."""
+
+    suite: Annotated[str, tyro.conf.Positional]
+    """a name that `list` shows, or the path of a .yaml file"""
+
+
+def score(config: EvalConfig) -> int:
+    """Score, write the folder, print the headlines."""
+    from zeroshot_eval.evaluation import evaluate
+    from zeroshot_eval.score_files import write_scores
+
+    evaluation = evaluate(config)
+    scores = write_scores(evaluation)
     _print_table(evaluation)
-    print(f"report: {report}")
+    print(f"scores: {scores}")
+    if config.report:
+        from zeroshot_eval.report import write_report
+
+        print(f"report: {write_report(evaluation)}")
+    return 0
+
+
+def list_suites(command: List) -> int:
+    """Print the suites."""
+    from rich.table import Table
+
+    for suite in _suites(command.suites):
+        table = Table(
+            "task", "kind", "modality", "main metric", "classes", "tags", title=f"{suite.name}: {suite.title}"
+        )
+        for task in suite.all_tasks():
+            classes = getattr(task, "classes", ())
+            kind = getattr(task, "kind", type(task).__name__.removesuffix("Task").lower())
+            table.add_row(
+                task.name, kind, task.modality or MIXED, task.main, ", ".join(classes) or "-", ", ".join(task.tags)
+            )
+        _console().print(table)
+    return 0
+
+
+def show(command: Show) -> int:
+    """Print a suite's prompts."""
+    suite = load_suite(command.suite)
+    print(f"{suite.name}: {suite.title}\n{suite.note}".rstrip())
+    for task in suite.all_tasks():
+        print(f"\n{task.name} ({task.modality or MIXED}, judged by {task.main}){f': {task.note}' if task.note else ''}")
+        if isinstance(task, ClassificationTask):
+            _print_prompts(task)
+    return 0
+
+
+def _print_prompts(task: ClassificationTask) -> None:
+    for class_id, prompts in task.all_prompts().items():
+        print(f"  {class_id}")
+        denials = [f"not: {prompt}" for prompt in task.negative_prompts.get(class_id, ())]
+        for prompt in (*prompts, *denials):
+            print(f"    {prompt}")
+
+
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
+    "score": (EvalConfig, score),
+    "list": (List, list_suites),
+    "show": (Show, show),
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; errors of the input go to standard error."""
+    parsed = tyro.extras.subcommand_cli_from_dict(
+        {name: config_class for name, (config_class, _) in COMMANDS.items()},
+        prog="python -m zeroshot_eval",
+        description=DESCRIPTION,
+        args=list(sys.argv[1:] if args is None else args),
+    )
+    run = next(run for config_class, run in COMMANDS.values() if isinstance(parsed, config_class))
+    try:
+        return run(parsed)
+    except ConfigError as error:
+        return _failed(error, 2)
+    except ClipmedError as error:
+        return _failed(error, 1)
+
+
+def _failed(error: ClipmedError, status: int) -> int:
+    print(f"zeroshot_eval: {error}", file=sys.stderr)
+    return status
+
+
+def _suites(names: Sequence[str]) -> list[Suite]:
+    return [load_suite(name) for name in names or suite_names()]
 
 
 def _print_table(evaluation: Evaluation) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    suite = evaluation.suite
-    warning = "phantoms: synthetic images, no medical meaning" if suite.phantom else "research use only"
-    table = Table(title=suite.title, caption=f"{warning}; intervals: 95 %, over groups; every score is in the report")
-    for name in ("score", "value", "interval", "chance", "n"):
-        table.add_column(name, justify="left" if name == "score" else "right", no_wrap=name != "score")
-    for name, row in _headlines(evaluation.rows):
-        table.add_row(name, *_cells(row))
-    console = Console()
+    warning = "phantoms: synthetic images, no medical meaning" if evaluation.phantom else "research use only"
+    title = "; ".join(suite.title for suite in evaluation.suites)
+    table = Table(title=title, caption=f"{warning}; intervals: 95 %, over groups; every score is in scores.json")
+    names = [run.facts.name for run in evaluation.runs]
+    table.add_column("score", overflow="fold")
+    for name in (*names, "chance", "n"):
+        table.add_column(name, justify="right", overflow="fold")
+    for name, by_checkpoint in headlines(evaluation).items():
+        some = next(iter(by_checkpoint.values()))
+        cells = [_cell(by_checkpoint.get(checkpoint)) for checkpoint in names]
+        table.add_row(name, *cells, "-" if some.chance is None else f"{some.chance:.3f}", f"{some.n:,}")
+    console = _console()
     console.print(table)
     for skipped in evaluation.skipped:
         console.print(f"not scored: {skipped.task}: {skipped.reason}", style="yellow")
 
 
-def _headlines(rows: Sequence[Score]) -> list[tuple[str, Score]]:
-    """Return the scores that the terminal shows, with their names: averages, tasks that are in none, recall at 5."""
-    shown = [
-        (f"overall {METRIC_NAMES[row.metric]}", row)
-        for row in rows
-        if row.level == "overall" and row.metric in HEADLINES
-    ]
-    accuracies = [row for row in rows if row.metric == "accuracy"]
-    shown += [(f"{row.modality} accuracy", row) for row in accuracies if row.level == "modality"]
-    shown += [
-        (f"{'held out' if row.held_out else 'mixed modalities'}: {row.task} accuracy", row)
-        for row in accuracies
-        if row.level == "task" and (row.held_out or row.modality == MIXED)
-    ]
-    recalls = [row for row in rows if row.metric.endswith("/recall@5")]
-    return shown + [(f"{row.task} {row.metric.replace('/', ' ').replace('_', ' ')}", row) for row in recalls]
+def headlines(evaluation: Evaluation) -> dict[str, dict[str, Score]]:
+    """Return the scores that the terminal shows, by name and checkpoint: averages, and every task's main metric."""
+    mains = {result.task.name: result.task.main for result in evaluation.runs[0].results}
+    found: dict[str, dict[str, Score]] = {}
+    for row in evaluation.rows:
+        spoken = row.metric.replace("/", " ").replace("_", " ")
+        if row.level == "overall" and row.metric in {"accuracy", "balanced_accuracy", "auroc"}:
+            name = f"overall {spoken}"
+        elif row.level == "modality" and row.metric == "balanced_accuracy":
+            name = f"{row.modality} {spoken}"
+        elif row.level == "task" and row.metric == mains.get(row.task or ""):
+            name = f"{'held out: ' if row.held_out else ''}{row.task}: {spoken}"
+        else:
+            continue
+        found.setdefault(name, {})[row.checkpoint] = row
+    order = {"overall": 0, "modality": 1, "task": 2}
+    return dict(sorted(found.items(), key=lambda pair: order.get(next(iter(pair[1].values())).level, 3)))
 
 
-def _cells(row: Score) -> tuple[str, ...]:
-    bounds = "-" if row.low is None or row.high is None else f"{row.low:.3f} … {row.high:.3f}"
-    return f"{row.value:.3f}", bounds, f"{row.chance:.3f}", str(row.n)
+def _cell(row: Score | None) -> str:
+    if row is None:
+        return "-"
+    bounds = "" if row.low is None or row.high is None else f" ({row.low:.3f} … {row.high:.3f})"
+    return f"{row.value:.3f}{bounds}"
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
