@@ -64,12 +64,12 @@ class Bin(Protocol):
     """One bin of a reliability diagram."""
 
     @property
-    def confidence(self) -> float:
-        """Mean confidence of its images."""
+    def confidence(self) -> float | None:
+        """Mean confidence of its images; None where it is empty."""
 
     @property
-    def accuracy(self) -> float:
-        """Share of them that is right."""
+    def accuracy(self) -> float | None:
+        """Share of them that is right; None where it is empty."""
 
     @property
     def count(self) -> int:
@@ -166,7 +166,11 @@ def forest(differences: Sequence[Difference], titles: Mapping[str, str], against
 
 def reliability(bins: Sequence[Bin], label: str, number_: int = 0) -> Markup:
     """Return a reliability diagram: accuracy over confidence by bin, the diagonal, and each bin's share of images."""
-    used = [each for each in bins if each.count]
+    used = [
+        _Point(each.confidence, each.accuracy, each.count)
+        for each in bins
+        if each.confidence is not None and each.accuracy is not None and each.count
+    ]
     total, largest = sum(each.count for each in used), max((each.count for each in used), default=1)
     line = " ".join(f"{_x(each.confidence)},{_y(each.accuracy)}" for each in used)
     parts = [_reliability_ticks(tick) for tick in (0, 0.5, 1)]
@@ -296,6 +300,13 @@ def _forest_row(row: Difference, title: str, scale: Scale, place: int) -> Markup
     return _row(title, track(parts, LANE, words), read)
 
 
+@dataclass(frozen=True, slots=True)
+class _Point:
+    confidence: float
+    accuracy: float
+    count: int
+
+
 def _x(fraction: float) -> str:
     return f"{PLOT_LEFT + fraction * (PLOT_SIDE - PLOT_LEFT - PLOT_RIGHT):.1f}"
 
@@ -312,7 +323,7 @@ def _reliability_ticks(tick: float) -> Markup:
     ).format(_x(0), _x(1), PLOT_LEFT - 5, _x(tick), PLOT_SIDE - PLOT_BOTTOM + 14, y=_y(tick), tick=f"{tick:g}")
 
 
-def _reliability_point(each: Bin, total: int, largest: int, place: int) -> Markup:
+def _reliability_point(each: _Point, total: int, largest: int, place: int) -> Markup:
     words = (
         f"confidence {number(each.confidence)}, right {number(each.accuracy)}, {each.count} images "
         f"({100 * each.count / total:.0f} %)"

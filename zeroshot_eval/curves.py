@@ -36,10 +36,16 @@ class Curve:
     title: str
     names: tuple[str, ...]
     svg: Markup
+    note: str = ""
 
 
-def training_curves(checkpoint: Path) -> list[Curve]:
-    """Return the panels for which the run logged numbers; none where there is no run beside the checkpoint."""
+def training_curves(checkpoint: Path, name: str = "") -> list[Curve]:
+    """Return the panels for which the run logged numbers; none where there is no run beside the checkpoint.
+
+    Args:
+        checkpoint: a run's model folder.
+        name: the checkpoint's, beside each panel's title.
+    """
     path = checkpoint.resolve().parent / METRICS_FILE
     if not path.is_file():
         return []
@@ -49,7 +55,9 @@ def training_curves(checkpoint: Path) -> list[Curve]:
         found = {name: _points(rows, kind, key) for name, (kind, key) in lines.items()}
         series = {name: points for name, points in found.items() if points}
         if series:
-            curves.append(Curve(title, tuple(series), line_chart(series, "optimiser steps", f"{title} over training")))
+            curves.append(
+                Curve(title, tuple(series), line_chart(series, "optimiser steps", f"{title} over training"), name)
+            )
     return curves
 
 

@@ -138,10 +138,10 @@ class _Asked:
 def _headings(rights: Sequence[Bools], names: Sequence[str]) -> list[tuple[str, str, Bools]]:
     if len(rights) == 1:
         return [("Right", "right", rights[0]), ("Wrong", "wrong", ~rights[0])]
-    together = np.stack(rights)
-    found = [
-        ("Right by every checkpoint", "right", together.all(axis=0)),
-        ("Wrong by every checkpoint", "wrong", ~together.any(axis=0)),
+    counts = np.sum(rights, axis=0)
+    found: list[tuple[str, str, Bools]] = [
+        ("Right by every checkpoint", "right", counts == len(rights)),
+        ("Wrong by every checkpoint", "wrong", counts == 0),
     ]
     first = rights[0]
     for name, right in zip(names[1:], rights[1:], strict=True):

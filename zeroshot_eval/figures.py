@@ -97,14 +97,15 @@ def track(parts: Sequence[Markup], height: float, label: str) -> Markup:
     )
 
 
-def line_chart(series: Series, x_label: str, label: str, bands: Bands | None = None) -> Markup:
+def line_chart(series: Series, x_label: str, label: str, bands: Bands | None = None, first: int = 0) -> Markup:
     """Return a line chart of named series of (x, y) points, with axes and ticks.
 
     Args:
-        series: the lines; their order gives their classes line0, line1, …
+        series: the lines; their order gives their classes c0, c1, …
         x_label: what the x axis counts.
         label: what the chart shows, for those who do not see it.
         bands: for the lines that have one, (x, low, high) of the area behind it.
+        first: the number of the first line, where a checkpoint's colour is wanted.
     """
     bands = bands or {}
     points = [point for line in series.values() for point in line]
@@ -112,10 +113,10 @@ def line_chart(series: Series, x_label: str, label: str, bands: Bands | None = N
     place = _Plane([x for x, _ in points], [y for _, y in points])
     parts = [_y_tick(tick, place.y(tick)) for tick in place.y_ticks]
     parts += [_x_tick(tick, place.x(tick)) for tick in place.x_ticks]
-    for number, (name, line) in enumerate(series.items()):
+    for number, (name, line) in enumerate(series.items(), first):
         parts.append(_band(number, bands[name], place) if name in bands else EMPTY)
         path = " ".join(f"{place.x(x):.1f},{place.y(y):.1f}" for x, y in line)
-        parts.append(Markup('<polyline class="line line{}" points="{}"/>').format(number, path))
+        parts.append(Markup('<polyline class="line c{}" points="{}"/>').format(number % NUM_COLOURS, path))
         if len(line) <= NUM_COLOURS * 4:
             parts += [_point(number, place.x(x), place.y(y)) for x, y in line]
     middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
@@ -154,11 +155,13 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 def _band(number: int, band: Sequence[tuple[float, float, float]], place: _Plane) -> Markup:
     there = [f"{place.x(x):.1f},{place.y(high):.1f}" for x, _, high in band]
     back = [f"{place.x(x):.1f},{place.y(low):.1f}" for x, low, _ in reversed(band)]
-    return Markup('<polygon class="band line{}" points="{}"/>').format(number, " ".join(there + back))
+    return Markup('<polygon class="band c{}" points="{}"/>').format(number % NUM_COLOURS, " ".join(there + back))
 
 
 def _point(number: int, x: float, y: float) -> Markup:
-    return Markup('<circle class="point line{}" cx="{}" cy="{}" r="3"/>').format(number, f"{x:.1f}", f"{y:.1f}")
+    return Markup('<circle class="point c{}" cx="{}" cy="{}" r="3"/>').format(
+        number % NUM_COLOURS, f"{x:.1f}", f"{y:.1f}"
+    )
 
 
 def _y_tick(tick: float, y: float) -> Markup:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,18 +21,28 @@ Show = Callable[[str, str], Picture]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
-    """What is searched: samples by key and source, and the distinct captions with those that each image carries.
+    """What is searched: n images and m distinct captions, and which image carries which.
 
     Attributes:
-        keys, sources: of the n images.
-        texts: the m distinct captions.
-        text_of_image: the caption of each image that is asked, shape (n,).
+        keys, sources: of the images.
+        texts: the distinct captions.
+        images, captions: places of the two of each pair, both of shape (pairs,).
+        parts: the part of each image that it is searched in, such as its modality; one part if empty.
     """
 
     keys: Sequence[str]
     sources: Sequence[str]
     texts: Sequence[str]
-    text_of_image: Ints
+    images: Ints
+    captions: Ints
+    parts: Sequence[str] = ()
+
+    def searched(self, image: int) -> tuple[Ints, Ints]:
+        """Return the images that are searched together with this one, and their captions."""
+        if not self.parts:
+            return np.arange(len(self.keys)), np.arange(len(self.texts))
+        inside = np.asarray([part == self.parts[image] for part in self.parts])
+        return np.flatnonzero(inside), np.unique(self.captions[inside[self.images]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,32 +94,35 @@ def choose_queries(
         seed: of the draw.
     """
     rng = np.random.default_rng(seed)
-    places = sorted(rng.permutation(len(gallery.keys))[: 2 * QUERIES].tolist())
-    by_image = [_by_image(gallery, place, images, texts, show) for place in places[::2]]
-    return by_image + [_by_caption(gallery, place, images, texts, show) for place in places[1::2]]
+    pairs = sorted(rng.permutation(len(gallery.images))[: 2 * QUERIES].tolist())
+    by_image = [_by_image(gallery, int(gallery.images[at]), images, texts, show) for at in pairs[::2]]
+    return by_image + [_by_caption(gallery, at, images, texts, show) for at in pairs[1::2]]
 
 
-def _by_image(gallery: Gallery, place: int, images: Sequence[Singles], texts: Sequence[Singles], show: Show) -> Query:
-    right = np.arange(len(gallery.texts)) == gallery.text_of_image[place]
+def _by_image(gallery: Gallery, image: int, images: Sequence[Singles], texts: Sequence[Singles], show: Show) -> Query:
+    _, searched = gallery.searched(image)
+    right = np.isin(searched, gallery.captions[gallery.images == image])
     answers = []
-    for number, (image, text) in enumerate(zip(images, texts, strict=True)):
-        order, words = _search(text @ image[place], right)
-        captions = tuple(FoundCaption(text=shortened(gallery.texts[at]), right=bool(right[at])) for at in order)
-        answers.append(Found(checkpoint=number, words=words, captions=captions))
-    picture = show(gallery.keys[place], gallery.sources[place])
+    for number, (vectors, captions) in enumerate(zip(images, texts, strict=True)):
+        order, words = _search(captions[searched] @ vectors[image], right)
+        found = tuple(FoundCaption(text=shortened(gallery.texts[searched[at]]), right=bool(right[at])) for at in order)
+        answers.append(Found(checkpoint=number, words=words, captions=found))
+    picture = show(gallery.keys[image], gallery.sources[image])
     return Query(direction="image_to_text", picture=picture, caption="", answers=tuple(answers))
 
 
-def _by_caption(gallery: Gallery, place: int, images: Sequence[Singles], texts: Sequence[Singles], show: Show) -> Query:
-    sought = int(gallery.text_of_image[place])
-    right = gallery.text_of_image == sought
+def _by_caption(gallery: Gallery, pair: int, images: Sequence[Singles], texts: Sequence[Singles], show: Show) -> Query:
+    sought = int(gallery.captions[pair])
+    searched, _ = gallery.searched(int(gallery.images[pair]))
+    right = np.isin(searched, gallery.images[gallery.captions == sought])
     answers = []
-    for number, (image, text) in enumerate(zip(images, texts, strict=True)):
-        order, words = _search(image @ text[sought], right)
-        pictures = tuple(
-            FoundPicture(picture=show(gallery.keys[at], gallery.sources[at]), right=bool(right[at])) for at in order
+    for number, (vectors, captions) in enumerate(zip(images, texts, strict=True)):
+        order, words = _search(vectors[searched] @ captions[sought], right)
+        places = [(int(searched[at]), bool(right[at])) for at in order]
+        found = tuple(
+            FoundPicture(picture=show(gallery.keys[at], gallery.sources[at]), right=is_right) for at, is_right in places
         )
-        answers.append(Found(checkpoint=number, words=words, pictures=pictures))
+        answers.append(Found(checkpoint=number, words=words, pictures=found))
     caption = shortened(gallery.texts[sought])
     return Query(direction="text_to_image", picture=None, caption=caption, answers=tuple(answers))
 
@@ -126,11 +139,3 @@ def _search(similarities: npt.NDArray[np.floating], right: npt.NDArray[np.bool_]
 def shortened(text: str) -> str:
     """Return a caption cut at a word where it is long."""
     return text if len(text) <= LONGEST else text[: LONGEST - 1].rsplit(" ", 1)[0] + " …"
-
-
-def by_direction(queries: Sequence[Query]) -> Mapping[str, list[Query]]:
-    """Return the queries of each direction."""
-    found: dict[str, list[Query]] = {}
-    for query in queries:
-        found.setdefault(query.direction, []).append(query)
-    return found

@@ -148,13 +148,13 @@ def test_forest_is_symmetric_around_zero():
 
 @dataclass
 class Part:
-    confidence: float
-    accuracy: float
+    confidence: float | None
+    accuracy: float | None
     count: int
 
 
 def test_reliability_draws_each_bin_that_has_images():
-    page = tree(reliability([Part(0.5, 0.5, 30), Part(0.9, 0.4, 10), Part(0, 0, 0)], "calibration of a"))
+    page = tree(reliability([Part(0.5, 0.5, 30), Part(0.9, 0.4, 10), Part(None, None, 0)], "calibration of a"))
     points = page.xpath(".//circle")
     # The plot is 240 wide with 38 left, 10 right, 10 above, 34 below.
     assert [(each.get("cx"), each.get("cy")) for each in points] == [("134.0", "108.0"), ("210.8", "127.6")]

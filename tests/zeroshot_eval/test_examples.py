@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,30 +134,52 @@ def gallery() -> Gallery:
         keys=[f"k{number}" for number in range(4)],
         sources=["src"] * 4,
         texts=["a shared one", "b", "c"],
-        text_of_image=np.array([0, 0, 1, 2]),
+        images=np.arange(4),
+        captions=np.array([0, 0, 1, 2]),
     )
 
 
 def test_searches_show_what_was_found_with_right_ones_marked(gallery: Gallery):
     texts = np.eye(3, dtype=np.float32)
-    good = texts[gallery.text_of_image]
+    good = texts[gallery.captions]
     bad = texts[[1, 1, 2, 0]]
     queries = choose_queries(gallery, [good, bad], [texts, texts], show, seed=0)
     assert [query.direction for query in queries] == ["image_to_text"] * 2 + ["text_to_image"] * 2
     for query in queries[:2]:
         place = int(query.picture.key[1:])
         found, missed = query.answers
-        assert found.captions[0].text == gallery.texts[gallery.text_of_image[place]]
+        assert found.captions[0].text == gallery.texts[gallery.captions[place]]
         assert found.captions[0].right
         assert sum(caption.right for caption in found.captions) == 1
         assert found.words == "the right one is number 1 of 3"
         assert not missed.captions[0].right
         assert missed.words == "the right one is number 3 of 3"  # it ties with another: ties count against it
     for query in queries[2:]:
-        copies = sum(gallery.texts[at] == query.caption for at in gallery.text_of_image)
+        copies = sum(gallery.texts[at] == query.caption for at in gallery.captions)
         found = query.answers[0]
         assert [each.right for each in found.pictures[:copies]] == [True] * copies
         assert found.words.startswith("the best of 2 right ones is number 1" if copies == 2 else "the right one is")
+
+
+def test_searches_stay_within_a_part(gallery: Gallery):
+    parts = replace(gallery, parts=["ct", "mri", "ct", "mri"])
+    texts = np.eye(3, dtype=np.float32)
+    for query in choose_queries(parts, [texts[gallery.captions]], [texts], show, seed=0):
+        (answer,) = query.answers
+        assert answer.words == "the right one is number 1 of 2"
+        assert len(answer.captions or answer.pictures) == 2
+
+
+def test_an_image_may_carry_several_captions():
+    pairs = Gallery(
+        keys=["k0", "k1"], sources=["src"] * 2, texts=list("abc"), images=np.array([0, 0, 1]), captions=np.arange(3)
+    )
+    images = np.array([[1, 0, 0], [0, 0, 1]], dtype=np.float32)
+    queries = choose_queries(pairs, [images], [np.eye(3, dtype=np.float32)], show, seed=0)
+    by_image = [query for query in queries if query.picture and query.picture.key == "k0"]
+    for query in by_image:
+        assert [caption.right for caption in query.answers[0].captions] == [True, True, False]
+    assert {query.direction for query in queries} == {"image_to_text", "text_to_image"}
 
 
 def test_long_captions_are_cut_at_a_word():

@@ -1,0 +1,197 @@
+"""Builds the page of each task out of the results and embeddings of every checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+
+from zeroshot_eval.calibration import Answers, calibration
+from zeroshot_eval.charts import PromptSpread, prompt_strip, reliability
+from zeroshot_eval.classification import classification_statistic
+from zeroshot_eval.evaluation import CheckpointRun, Evaluation
+from zeroshot_eval.examples import Group, choose_examples
+from zeroshot_eval.figures import key, line_chart
+from zeroshot_eval.grid import number
+from zeroshot_eval.naming import metric_name, modality_name, spaced
+from zeroshot_eval.page import Findings, main_metrics
+from zeroshot_eval.pictures import Pictures
+from zeroshot_eval.predictions import make_predictions
+from zeroshot_eval.prompt_sensitivity import PromptSensitivity, PromptTable, prompt_sensitivity
+from zeroshot_eval.retrieval_examples import Gallery, Query, choose_queries
+from zeroshot_eval.retrieval_scoring import asked_captions
+from zeroshot_eval.score_files import header
+from zeroshot_eval.scores import dataset_name
+from zeroshot_eval.scoring import TaskResult
+from zeroshot_eval.suite import ClassificationTask, RetrievalTask
+from zeroshot_eval.summary import ScoreIndex
+from zeroshot_eval.task_pages import (
+    Panel,
+    TaskPage,
+    caveats,
+    class_metrics,
+    confusions,
+    lead,
+    task_metrics,
+    tie_words,
+)
+
+Singles = npt.NDArray[np.float32]
+DIRECTIONS = {"image_to_text": "Captions found by image", "text_to_image": "Images found by caption"}
+PROMPT_METRICS = ("balanced_accuracy", "accuracy", "auroc", "quadratic_kappa", "macro_f1")
+
+
+class PageBuilder:
+    """Makes the pages of an evaluation's tasks."""
+
+    def __init__(self, evaluation: Evaluation, index: ScoreIndex, findings: Findings, pictures: Pictures) -> None:
+        self.evaluation, self.index, self.findings, self.pictures = evaluation, index, findings, pictures
+
+    def pages(self) -> list[TaskPage]:
+        """Return the page of every scored task, in the order of the suites."""
+        return [self._page(name) for name in main_metrics(self.evaluation)]
+
+    def _page(self, name: str) -> TaskPage:
+        results = [run.result(name) for run in self.evaluation.runs]
+        first, task = results[0], results[0].task
+        single = isinstance(task, ClassificationTask) and first.kind == "classification"
+        spreads = {run.facts.name: self._sensitivity(run, name) for run in self.evaluation.runs} if single else {}
+        metric = _prompt_metric(task.main)
+        return TaskPage(
+            name=name,
+            kind=first.kind,
+            title=spaced(name),
+            modality=modality_name(first.modality),
+            dataset=dataset_name(first).replace("+", " + "),
+            note=getattr(task, "note", ""),
+            lead=" ".join(filter(None, [lead(first), tie_words(results)])),
+            marks=tuple(self.findings.chips.get(name, ())),
+            warnings=tuple(caveats(first)),
+            metrics=task_metrics(self.index, name, task.main, self.findings.best.get(name)),
+            held_out=first.held_out,
+            confusions=tuple(confusions(self.index, results)),
+            per_class=class_metrics(self.index, name),
+            reliability=tuple(self._reliability(run, name) for run in self.evaluation.runs) if single else (),
+            prompts_plot=_strip(spreads, first),
+            prompts_note=_strip_note(spreads, metric),
+            sizes=_sizes(spreads, metric),
+            groups=tuple(self._examples(name)) if first.kind in {"classification", "multi_label"} else (),
+            prompts=task.all_prompts() if isinstance(task, ClassificationTask) else {},
+            queries=self._queries(name) if isinstance(task, RetrievalTask) else (),
+        )
+
+    def _examples(self, name: str) -> list[Group]:
+        runs = self.evaluation.runs
+        results = [run.result(name) for run in runs]
+        answers = [
+            make_predictions(header(self.evaluation, run, result), result.rows, result.columns)
+            for run, result in zip(runs, results, strict=True)
+        ]
+        return choose_examples(answers, self.index.checkpoints, self.pictures, self.evaluation.config.seed)
+
+    def _reliability(self, run: CheckpointRun, name: str) -> Panel:
+        result = run.result(name)
+        assert result.scores is not None
+        targets = result.selection.targets.astype(np.int64)
+        found = calibration(Answers(targets, result.scores, result.selection.groups), run.texts.logit_scale)
+        place = self.evaluation.runs.index(run)
+        note = f"ECE {number(found.ece)}, Brier {number(found.brier)}"
+        label = f"{run.facts.name}, {spaced(name)}: share of right answers over confidence; {note}"
+        return Panel(key=key(place), name=run.facts.name, note=note, body=reliability(found.bins, label, place))
+
+    def _sensitivity(self, run: CheckpointRun, name: str) -> PromptSensitivity | None:
+        result = run.result(name)
+        task, targets = result.task, result.selection.targets.astype(np.int64)
+        assert isinstance(task, ClassificationTask)
+        prompts = task.all_prompts()
+        flat = [prompt for many in prompts.values() for prompt in many]
+        counts = [len(many) for many in prompts.values()]
+        metric, ones = _prompt_metric(task.main), np.ones((1, len(targets)))
+        if max(counts) == 1 or metric not in result.measures:
+            return None
+
+        def score(cosines: Singles) -> float:
+            statistic = classification_statistic(
+                targets, cosines, run.texts.logit_scale, ordinal=task.ordinal, only=(metric,)
+            )
+            return float(statistic(ones)[metric][0])
+
+        table = PromptTable.of(run.vectors(result.selection), run.texts.rows(flat), counts)
+        templates = np.asarray(
+            [at % len(task.templates) if at < len(task.classes[class_id]) * len(task.templates) else -1
+             for class_id, many in prompts.items() for at in range(len(many))]
+        )  # fmt: skip
+        return prompt_sensitivity(table, score, template_of_prompt=templates, seed=self.evaluation.config.seed)
+
+    def _queries(self, name: str) -> tuple[tuple[str, tuple[Query, ...]], ...]:
+        runs, result = self.evaluation.runs, self.evaluation.runs[0].result(name)
+        task, items = result.task, result.selection.items
+        assert isinstance(task, RetrievalTask)
+        captions, owner = asked_captions(task, result.selection)
+        texts, place_of_caption = np.unique(captions, return_inverse=True)
+        gallery = Gallery(
+            keys=[item.key for item in items],
+            sources=[item.source for item in items],
+            texts=texts.tolist(),
+            images=owner,
+            captions=place_of_caption.astype(np.int64),
+            parts=[item.modality for item in items] if task.gallery == "modality" else (),
+        )
+        images = [run.vectors(result.selection) for run in runs]
+        vectors = [run.texts.rows(gallery.texts) for run in runs]
+        found = choose_queries(gallery, images, vectors, self.pictures, self.evaluation.config.seed)
+        return tuple(
+            (heading, tuple(query for query in found if query.direction == direction))
+            for direction, heading in DIRECTIONS.items()
+        )
+
+
+def _prompt_metric(main: str) -> str:
+    return main if main in PROMPT_METRICS else PROMPT_METRICS[0]
+
+
+def _strip(spreads: Mapping[str, PromptSensitivity | None], result: TaskResult) -> Markup:
+    task = result.task
+    known = {name: found for name, found in spreads.items() if found is not None}
+    if not known or not isinstance(task, ClassificationTask):
+        return Markup("")
+    rows = {
+        name: PromptSpread(
+            singles=tuple((task.templates[at], value) for at, value in found.templates.items()),
+            ensemble=found.ensemble,
+            median=found.samples.median,
+            low=found.samples.quartiles[0],
+            high=found.samples.quartiles[1],
+        )
+        for name, found in known.items()
+    }
+    return prompt_strip(rows, result.measures[_prompt_metric(task.main)].chance)
+
+
+def _strip_note(spreads: Mapping[str, PromptSensitivity | None], metric: str) -> str:
+    count = max((len(found.samples.values) for found in spreads.values() if found is not None), default=0)
+    return (
+        f"Scores by {metric_name(metric)}. The mark is the ensemble of all prompts, small dots are single templates, "
+        f"the box spans the quartiles of {count} sets of one random prompt a class, the stroke in it their median."
+    )
+
+
+def _sizes(spreads: Mapping[str, PromptSensitivity | None], metric: str) -> tuple[Panel, ...]:
+    """Return the curves over the number of prompts, where there are three sizes or more."""
+    panels = []
+    for place, (name, found) in enumerate(spreads.items()):
+        if found is None or len(found.curve) < 3:
+            continue
+        line = [(float(size), spread.median) for size, spread in found.curve.items()]
+        band = [(float(size), *spread.quartiles) for size, spread in found.curve.items()]
+        chart = line_chart({name: line}, "prompts a class", f"{name}: {metric_name(metric)}", {name: band}, place)
+        note = f"{metric_name(metric)}, median and quartiles"
+        panels.append(Panel(key=key(place), name=name, note=note, body=chart))
+    return tuple(panels)
+
+
+def used_splits(results: Sequence[TaskResult]) -> list[str]:
+    """Return the splits whose images the results show."""
+    return sorted({str(getattr(result.task, "split", "test")) for result in results})
