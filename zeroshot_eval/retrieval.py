@@ -209,32 +209,6 @@ def weighted_median(values: Floats, weights: Floats) -> Floats:
     return median
 
 
-def image_to_text_ranks(images: Singles, texts: Singles, text_of_image: Ints) -> Ints:
-    """Return the worst rank of each image's text where each image has one of U distinct texts (U, D)."""
-    return _rank_single(images, texts, text_of_image)["image_to_text"].worst
-
-
-def text_to_image_ranks(images: Singles, texts: Singles, text_of_image: Ints) -> Ints:
-    """Return the worst rank of the images of each image's text."""
-    return _rank_single(images, texts, text_of_image)["text_to_image"].worst
-
-
-def retrieval_metrics(ranks: Ints, weights: Floats) -> dict[str, Floats]:
-    """Return the figures of ranks without ties in a gallery of as many candidates as queries."""
-    return retrieval_statistic(Ranks(ranks, ranks, np.ones_like(ranks), np.full_like(ranks, len(ranks))))(weights)
-
-
-def chance_metrics(text_of_image: Ints) -> dict[str, float]:
-    """Return the chance of one caption an image, identical ones counted as correct."""
-    n, copies = len(text_of_image), np.bincount(text_of_image)[text_of_image]
-    return retrieval_chance(Ranks(copies, copies, copies, np.full(n, n)))
-
-
-def _rank_single(images: Singles, texts: Singles, text_of_image: Ints) -> dict[Direction, Ranks]:
-    pairs = Pairs(images, texts[text_of_image], np.arange(len(images)), text_of_image)
-    return rank_pairs(pairs, same_text=True)
-
-
 @dataclass(frozen=True, slots=True)
 class _Links:
     """Which distinct text belongs to which image, sorted by image. Repeated texts are compared once."""
