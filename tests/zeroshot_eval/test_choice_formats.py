@@ -4,6 +4,7 @@ import base64
 import csv
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from clipmed.errors import ConfigError, DataError
 from tests.zeroshot_eval.choice_files import embedded, png, reasons, values, write_image, write_json
 from zeroshot_eval.choices import (
+    MAIN_METRICS,
     ItemSkippedError,
     image_bytes,
     load_questions,
@@ -111,10 +113,15 @@ def test_probmed_pairs_and_judgements_by_hand(tmp_path: Path):
     assert got["accuracy"] == got["accuracy/probe=modality"] == pytest.approx(3 / 4)
     assert got["yes_no/accuracy"] == pytest.approx(6 / 8)
     assert got["yes_no/pair_accuracy"] == got["yes_no/probe_accuracy/category=modality"] == pytest.approx(3 / 4)
+    assert MAIN_METRICS["probmed"] in got
     assert got["yes_no/affirmed_only"] == pytest.approx(3 / 4)
     assert scored.chance["yes_no/pair_accuracy"] == 0.25
     assert scored.chance["yes_no/affirmed_only"] == 0.5
     assert scored.groups == [*ids, *(name for name in ids for _ in range(2))]
+    # Without image 3, as a resample may draw it, all is right.
+    without = values(scored, np.array([[0.0 if group == ids[3] else 1.0 for group in scored.groups]]))
+    assert set(without.values()) - {0.0} == {1.0}
+    assert without["yes_no/accuracy"] == without["yes_no/pair_accuracy"] == without["accuracy"] == 1.0
 
 
 def test_probmed_counts_only_statements_with_their_twin(tmp_path: Path):
@@ -192,11 +199,11 @@ def test_gmai_by_grouping_with_private_answers_counted(tmp_path: Path):
         gmai_row(4, ""),
         gmai_row(5, "nan", split="test"),
         gmai_row(6, "E"),
-        gmai_row(7, "A", B="", C="late"),
+        gmai_row(7, "A", B="nan", C="late"),
         gmai_row(8, "A", image="999"),
         gmai_row(9, "A", image=base64.b64encode(b"no image, but long enough to be taken for one, surely" * 3).decode()),
         gmai_row(10, "A", image="*" * 100),
-        gmai_row(1, "B"),
+        gmai_row(1, "B", image=base64.b64encode(png(99)).decode()),
         gmai_row(11, "glaucoma"),
     ]
     found = load_questions("gmai", write_gmai(tmp_path / "GMAI_mm_bench_VAL.tsv", rows))
@@ -216,7 +223,7 @@ def test_gmai_by_grouping_with_private_answers_counted(tmp_path: Path):
     assert found.questions[1].question == "Which\ndisease, of\tall?"
     # Row 3 names row 1's image, and both are one group.
     assert [unit.group for unit in found.questions] == ["1", "2", "1", "11"]
-    assert image_bytes(found, "2") == png(2)
+    assert [image_bytes(found, ref) for ref in ("1", "2")] == [png(1), png(2)]
     cosines = {("1", "cataract"): 0.6, ("2", "cataract"): 0.5, ("2", "glaucoma"): 0.4, ("11", "cataract"): 0.5}
     scored = score_questions(found, *embedded(found, cosines | {("11", "glaucoma"): 0.3}))
     got = values(scored)

@@ -10,6 +10,7 @@ from clipmed.errors import ConfigError, DataError
 from tests.zeroshot_eval.choice_files import embedded, png, reasons, values, write_image, write_json
 from zeroshot_eval.bootstrap import BootstrapConfig, bootstrap
 from zeroshot_eval.choices import (
+    MAIN_METRICS,
     image_bytes,
     image_refs,
     load_questions,
@@ -85,6 +86,7 @@ def test_mediconfusion_sets_confusion_and_matching_by_hand(mediconfusion: Path):
     assert got["pair_matching"] == pytest.approx(2 / 3)
     assert got["tied"] == pytest.approx(1 / 6)
     assert got["set_accuracy/category=Vascular"] == pytest.approx(1 / 3)
+    assert MAIN_METRICS["mediconfusion"] in got
     chance = scored.chance
     assert (chance["accuracy"], chance["set_accuracy"], chance["confusion"]) == (0.5, 0.25, 0.5)
     # Weights of groups, as the bootstrap draws them: group 1 twice, group 2 not at all.
@@ -219,7 +221,7 @@ def test_ties_choose_nothing():
 def test_negation_gap_is_half_where_negation_is_ignored():
     rng = np.random.default_rng(0)
     targets = np.tile([[1, 0], [1, 1], [0, 0], [0, -1]], (3, 1))
-    affirmed = np.where(targets == 1, 0.5, 0.1) + rng.random(targets.shape) * 0.01
+    affirmed = np.select([targets == 1, targets == 0], [0.5, 0.1], 0.9) + rng.random(targets.shape) * 0.01
     ones = np.ones((1, len(targets)))
     ignored = negation_gap(targets, affirmed, affirmed, ones)
     # The negated prompt scores as the affirmed one does, so it ranks the wrong way round: 1 - 0.

@@ -39,8 +39,9 @@ def fitted(result: ProbeResult | ProbeSkip) -> ProbeResult:
 
 
 def test_the_probe_is_scikit_learns_on_train_and_val_at_the_chosen_strength():
-    train, val, test = blobs(20), blobs(10, seed=1), blobs(12, seed=2)
+    train, val, test = blobs(20, noise=1.5), blobs(10, seed=1, noise=1.5), blobs(12, seed=2)
     result = fitted(linear_probe(train, test.features, 3, val, FAST))
+    assert len({point.score for point in result.curve}) > 1
     assert [point.c for point in result.curve] == pytest.approx([1e-3, 1e-2, 1e-1, 1.0])
     best = max(point.score for point in result.curve)
     assert result.c == min((point.loss, point.c) for point in result.curve if point.score == best)[1]

@@ -6,7 +6,7 @@ image_bytes(question_set, ref)                            an image of the set
 score_questions(question_set, images, texts, style)       metrics in the weighted form
 """
 
-from zeroshot_eval.choices.loading import load_questions
+from zeroshot_eval.choices.loading import MAIN_METRICS, load_questions
 from zeroshot_eval.choices.questions import (
     ItemSkippedError,
     Question,
@@ -20,6 +20,7 @@ from zeroshot_eval.choices.questions import (
 from zeroshot_eval.choices.scoring import ScoredChoices, score_questions
 
 __all__ = [
+    "MAIN_METRICS",
     "ItemSkippedError",
     "Question",
     "QuestionSet",

@@ -23,6 +23,18 @@ READERS: Mapping[str, Callable[[Path, Path | None], QuestionSet]] = MappingProxy
     }
 )
 
+# What stands for a set of the format, as its authors score it: one of the metrics of `score_questions`.
+MAIN_METRICS: Mapping[Format, str] = MappingProxyType(
+    {
+        "microbench": "accuracy",
+        "mediconfusion": "set_accuracy",
+        "probmed": "yes_no/probe_accuracy",
+        "negation": "accuracy",
+        "gmai": "accuracy",
+        "medmat": "accuracy",
+    }
+)
+
 
 def load_questions(form: Format, location: Path, images: Path | None = None) -> QuestionSet:
     """Return the questions of a published file or folder.

@@ -114,9 +114,7 @@ def score_questions(
     scores = _question_scores(question_set, images, words, chosen_style)
     priors = _question_priors(question_set, images, words, chosen_style)
     statements = question_set.statements
-    judged_scores = _cosines(
-        images.rows([unit.image for unit in statements]), words.rows([unit.text for unit in statements])
-    )
+    judged_scores = _cosines(images, [unit.image for unit in statements], words, [unit.text for unit in statements])
     metrics: dict[str, _Metric] = {}
     if question_set.questions:
         metrics |= _choice_metrics(question_set, scores, scores - priors)
@@ -144,27 +142,21 @@ class _Vectors:
         return self.table[[self._place[name] for name in names]]
 
 
-def _cosines(images: Floats, words: Floats) -> Floats:
+def _cosines(images: _Vectors, refs: Sequence[str], words: _Vectors, spoken: Sequence[str]) -> Floats:
     """Cosine of each image with its own text, (n,): each summed alone, so that equal pairs give equal numbers."""
-    parts = [
-        (images[start : start + CHUNK_ROWS] * words[start : start + CHUNK_ROWS]).sum(axis=1)
-        for start in range(0, len(images), CHUNK_ROWS)
-    ]
-    return np.concatenate(parts) if parts else np.empty(0)
+    parts = [np.empty(0)]
+    for start in range(0, len(refs), CHUNK_ROWS):
+        chunk = slice(start, start + CHUNK_ROWS)
+        parts.append((images.rows(refs[chunk]) * words.rows(spoken[chunk])).sum(axis=1))
+    return np.concatenate(parts)
 
 
 def _question_scores(question_set: QuestionSet, images: _Vectors, words: _Vectors, style: TextStyle) -> Floats:
     """Cosines of each question's image with its options, (n, O), NaN where a question has fewer."""
     units = question_set.questions
-    flat_images = [unit.image for unit in units for _ in unit.options]
-    flat_texts = [style.text(unit.question, option) for unit in units for option in unit.options]
-    parts = [
-        _cosines(
-            images.rows(flat_images[start : start + CHUNK_ROWS]), words.rows(flat_texts[start : start + CHUNK_ROWS])
-        )
-        for start in range(0, len(flat_texts), CHUNK_ROWS)
-    ]
-    return _padded(question_set, np.concatenate(parts) if parts else np.empty(0))
+    refs = [unit.image for unit in units for _ in unit.options]
+    spoken = [style.text(unit.question, option) for unit in units for option in unit.options]
+    return _padded(question_set, _cosines(images, refs, words, spoken))
 
 
 def _question_priors(question_set: QuestionSet, images: _Vectors, words: _Vectors, style: TextStyle) -> Floats:
