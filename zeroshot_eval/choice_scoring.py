@@ -19,6 +19,7 @@ from zeroshot_eval.choices import (
     load_questions,
     score_questions,
     text_style,
+    texts,
 )
 from zeroshot_eval.choices.questions import Question, Statement
 from zeroshot_eval.predictions import choice_columns
@@ -39,6 +40,10 @@ class QuestionImages:
     def refs(self) -> list[str]:
         """The reference of each row."""
         return image_refs(self.question_set)
+
+    def texts(self, task: ChoiceTask) -> list[str]:
+        """Return the texts to embed."""
+        return texts(self.question_set, text_style(task.prompt))
 
     @cached_property
     def image_digest(self) -> str:
@@ -101,10 +106,10 @@ def score_choice(
         config: how intervals are drawn; None draws none.
         seed: of the halves that thresholds of statements are fitted on.
     """
-    rows, texts = embedded
+    rows, words = embedded
     by_ref: Mapping[str, Singles] = dict(zip(images.refs, rows, strict=True))
     question_set = images.question_set
-    scored = score_questions(question_set, by_ref, texts.embeddings, text_style(task.prompt), seed=seed)
+    scored = score_questions(question_set, by_ref, words.embeddings, text_style(task.prompt), seed=seed)
     measures, undefined = measure(scored.statistic, scored.groups, config, scored.chance, scored.counts)
     items = tuple(_item(task, images, unit) for unit in question_set.units)
     questions = question_set.questions

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,6 @@ from clipmed.configuration import nearest
 from clipmed.errors import ConfigError
 from clipmed.jobs import JobsConfig
 from zeroshot_eval.bootstrap import BootstrapConfig
-from zeroshot_eval.choice_scoring import question_place, score_choice
 from zeroshot_eval.collections import Collection, open_collection
 from zeroshot_eval.embedding import (
     CollectionPlace,
@@ -32,12 +31,14 @@ from zeroshot_eval.embedding import (
 )
 from zeroshot_eval.encoders import DType, EncoderFacts, describe_encoder
 from zeroshot_eval.planning import Asked, make_plan
-from zeroshot_eval.probe_scoring import ProbeData, score_probe
 from zeroshot_eval.retrieval_scoring import score_retrieval
 from zeroshot_eval.scores import score_rows
 from zeroshot_eval.scoring import Score, TaskResult, Texts, score_classification
 from zeroshot_eval.selection import Selection, Skipped
 from zeroshot_eval.suite import ChoiceTask, ClassificationTask, ProbeTask, Suite
+
+if TYPE_CHECKING:  # imported where there are probes
+    from zeroshot_eval.probe_scoring import ProbeData
 
 Singles = npt.NDArray[np.float32]
 
@@ -181,9 +182,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
         (CollectionPlace(config.sets[index], config.cache_folder), collections[index].image_digest): found
         for index, found in rows.items()
     }
-    for one in plan.asked:
-        if one.questions is not None and isinstance(one.task, ChoiceTask):
-            wanted[question_place(one.task), one.questions.image_digest] = range(len(one.questions.refs))
+    wanted |= {place: range(count) for one in plan.asked for place, count in one.question_images()}
     embed_images(embedders, wanted, config.jobs)
     digests = {index: collections[index].image_digest for index in rows}
     texts = plan.texts()
@@ -244,11 +243,15 @@ class _Scorer:
     def _score(self, asked: Asked) -> TaskResult | Skipped:
         task, suite, intervals = asked.task, asked.suite.name, self.config.intervals()
         if isinstance(task, ChoiceTask):
+            from zeroshot_eval.choice_scoring import score_choice
+
             assert asked.questions is not None
             rows = range(len(asked.questions.refs))
             embedded = (stored_images(self.embedder, asked.questions.image_digest, rows).of(rows), self.texts)
             return score_choice(suite, task, asked.questions, embedded, intervals, seed=self.config.seed)
         if isinstance(task, ProbeTask):
+            from zeroshot_eval.probe_scoring import score_probe
+
             return score_probe(suite, task, self._probe_data(asked), intervals, seed=self.config.seed)
         vectors_of_task = (vectors(asked.selection, self.images), self.texts)
         if isinstance(task, ClassificationTask):
@@ -256,6 +259,8 @@ class _Scorer:
         return score_retrieval(suite, task, asked.selection, vectors_of_task, intervals)
 
     def _probe_data(self, asked: Asked) -> ProbeData:
+        from zeroshot_eval.probe_scoring import ProbeData
+
         assert asked.train is not None
         return ProbeData(
             train=(asked.train, vectors(asked.train, self.images)),

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from clipmed.errors import ConfigError, DataError
 from zeroshot_eval.auto_suite import AUTO, own_suite
-from zeroshot_eval.choice_scoring import QuestionImages, question_place
-from zeroshot_eval.choices import text_style
-from zeroshot_eval.choices import texts as question_texts
 from zeroshot_eval.collections import Collection
+from zeroshot_eval.embedding import Place
 from zeroshot_eval.retrieval_scoring import asked_captions
 from zeroshot_eval.selection import (
     Pool,
@@ -25,6 +24,9 @@ from zeroshot_eval.selection import (
 )
 from zeroshot_eval.suite import ChoiceTask, ClassificationTask, ProbeTask, RetrievalTask, Suite, Task
 from zeroshot_eval.suite_files import load_suite
+
+if TYPE_CHECKING:  # the readers of questions are imported where there are questions: they cost as much as a warm run
+    from zeroshot_eval.choice_scoring import QuestionImages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,14 @@ class Asked:
         """Return all samples whose images the task needs."""
         return tuple(one for one in (self.selection, self.train, self.val) if one is not None)
 
+    def question_images(self) -> list[tuple[tuple[Place, str], int]]:
+        """Return where the images of questions lie with their digest, and how many there are; none of other tasks."""
+        if self.questions is None or not isinstance(self.task, ChoiceTask):
+            return []
+        from zeroshot_eval.choice_scoring import question_place
+
+        return [((question_place(self.task), self.questions.image_digest), len(self.questions.refs))]
+
     def texts(self) -> list[str]:
         """Return the texts that the task needs."""
         task = self.task
@@ -54,7 +64,7 @@ class Asked:
         if isinstance(task, RetrievalTask):
             return asked_captions(task, self.selection)[0]
         if isinstance(task, ChoiceTask) and self.questions is not None:
-            return question_texts(self.questions.question_set, text_style(task.prompt))
+            return self.questions.texts(task)
         return []
 
 
@@ -136,6 +146,8 @@ def _ask_probe(suite: Suite, task: ProbeTask, pool: Pool) -> Asked | Skipped:
 
 
 def _ask_questions(suite: Suite, task: ChoiceTask) -> Asked | Skipped:
+    from zeroshot_eval.choice_scoring import question_place
+
     place = question_place(task)
     if not place.is_there():
         return Skipped(task.name, f"nothing is at {task.location}; fetch the {task.format} files to there")
