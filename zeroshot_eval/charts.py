@@ -95,7 +95,7 @@ class PromptSpread:
     @property
     def words(self) -> str:
         """What the row draws, said."""
-        said = [f"all templates {number(self.ensemble)}"]
+        said = [f"all prompts {number(self.ensemble)}"]
         if values := [value for _, value in self.singles]:
             said.append(f"{len(values)} single templates {number(min(values))} – {number(max(values))}")
         if self.median is not None:
@@ -124,9 +124,9 @@ def heat_map(grid: Grid, links: Mapping[str, str] | None = None) -> Markup:
         for group, lines in grid.by_group.items()
     ]
     table = Markup(
-        '<div class="scroll"><table class="heat"><thead><tr><th scope="col">task</th>{}</tr></thead>'
+        '<div class="scroll"><table class="heat" style="--k:{}"><thead><tr><th scope="col">task</th>{}</tr></thead>'
         "<tbody>{}</tbody></table></div>"
-    ).format(head, EMPTY.join(body))
+    ).format(len(grid.checkpoints), head, EMPTY.join(body))
     return table + _heat_legend()
 
 
@@ -362,7 +362,7 @@ def _strip(spread: PromptSpread, place: int, chance: float | None, scale: Scale,
 
 
 def _spread_words(spread: PromptSpread) -> Markup:
-    read = Markup("<span><b>{}</b> <small>all templates</small></span>").format(number(spread.ensemble))
+    read = Markup("<span><b>{}</b> <small>all prompts</small></span>").format(number(spread.ensemble))
     if spread.median is None:
         return read
     return read + Markup("<span><b>{}</b> <small>median, {} – {}</small></span>").format(

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
 from zeroshot_eval.classification import softmax
+from zeroshot_eval.figures import key
 from zeroshot_eval.naming import spaced
 from zeroshot_eval.pictures import Picture
 from zeroshot_eval.predictions import Predictions
 
 ALONE = 3  # right images, and as many wrong ones, where one checkpoint is shown
 TOGETHER = 2  # images of each heading where several are compared
-SHOWN_CLASSES = 3
+SHOWN_ALONE, SHOWN_TOGETHER = 3, 2  # classes of each answer
 
 Bools = npt.NDArray[np.bool_]
 Show = Callable[[str, str], Picture]
@@ -37,11 +39,10 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What one checkpoint says of an image: the highest classes, and the true one."""
+    """What one checkpoint says of an image: the highest classes, the highest first, and the true one."""
 
     checkpoint: int
     right: bool
-    predicted: str
     bars: tuple[Bar, ...]
 
 
@@ -58,7 +59,7 @@ class Example:
 class Group:
     """Examples under one heading, with how many images it could have been."""
 
-    heading: str
+    heading: Markup
     total: int
     kind: str
     """right | wrong | flip"""
@@ -110,6 +111,7 @@ class _Asked:
         self.single = self.targets.ndim == 1
         self.scores = [each.scores for each in answers]
         self.scales = [each.header.logit_scale for each in answers]
+        self.num_shown = SHOWN_ALONE if len(answers) == 1 else SHOWN_TOGETHER
         self.rights = [is_right(self.targets, scores) for scores in self.scores]
 
     def example(self, place: int, show: Show) -> Example:
@@ -124,27 +126,27 @@ class _Asked:
     def _answer(self, number: int, place: int, true: set[int]) -> Answer:
         scores = self.scores[number][place]
         values = softmax(scores * self.scales[number]) if self.single else scores
-        shown = np.argsort(-values, kind="stable")[:SHOWN_CLASSES].tolist()
+        shown = np.argsort(-values, kind="stable")[: self.num_shown].tolist()
         if true and not true & set(shown):
             shown = [*shown[:-1], min(true)]
         return Answer(
             checkpoint=number,
             right=bool(self.rights[number][place]),
-            predicted=self.classes[int(values.argmax())],
             bars=tuple(Bar(name=self.classes[at], value=float(values[at]), true=at in true) for at in shown),
         )
 
 
-def _headings(rights: Sequence[Bools], names: Sequence[str]) -> list[tuple[str, str, Bools]]:
+def _headings(rights: Sequence[Bools], names: Sequence[str]) -> list[tuple[Markup, str, Bools]]:
     if len(rights) == 1:
-        return [("Right", "right", rights[0]), ("Wrong", "wrong", ~rights[0])]
+        return [(Markup("Right"), "right", rights[0]), (Markup("Wrong"), "wrong", ~rights[0])]
     counts = np.sum(rights, axis=0)
-    found: list[tuple[str, str, Bools]] = [
-        ("Right by every checkpoint", "right", counts == len(rights)),
-        ("Wrong by every checkpoint", "wrong", counts == 0),
+    found: list[tuple[Markup, str, Bools]] = [
+        (Markup("Right by every checkpoint"), "right", counts == len(rights)),
+        (Markup("Wrong by every checkpoint"), "wrong", counts == 0),
     ]
-    first = rights[0]
-    for name, right in zip(names[1:], rights[1:], strict=True):
-        found.append((f"{name} right, {names[0]} wrong", "flip", right & ~first))
-        found.append((f"{name} wrong, {names[0]} right", "flip", ~right & first))
+    first, ours = rights[0], key(0, names[0])
+    for number in range(1, len(rights)):
+        theirs, right = key(number, names[number]), rights[number]
+        found.append((Markup("{} right, {} wrong").format(theirs, ours), "flip", right & ~first))
+        found.append((Markup("{} wrong, {} right").format(theirs, ours), "flip", ~right & first))
     return found

@@ -14,6 +14,8 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 340, 210
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 36
 NUM_COLOURS = 6
+MOST_POINTS = 24  # of a line that is drawn with its points
+REFERENCE = "chance"  # name of the line that is a level to compare with, drawn grey and dashed
 MARKS = (
     Markup('<circle r="5"/>'),
     Markup('<path d="M0-6 6 0 0 6-6 0Z"/>'),
@@ -56,9 +58,11 @@ def mark(number: int, x: str, y: float) -> Markup:
     return Markup('<svg x="{}" y="{}" class="mark c{}">{}</svg>').format(x, f"{y:g}", number % NUM_COLOURS, shape)
 
 
-def key(number: int) -> Markup:
-    """Return a checkpoint's mark alone, for legends and beside its name."""
-    return Markup('<svg class="key" width="14" height="14" aria-hidden="true">{}</svg>').format(mark(number, "50%", 7))
+def key(number: int, name: str = "") -> Markup:
+    """Return a checkpoint's mark alone, for legends and beside its name; a name given here is said, not written."""
+    said = Markup('role="img" aria-label="{}"').format(name) if name else Markup('aria-hidden="true"')
+    title = Markup("<title>{}</title>").format(name) if name else EMPTY
+    return Markup('<svg class="key" width="14" height="14" {}>{}{}</svg>').format(said, title, mark(number, "50%", 7))
 
 
 def grid_lines(scale: Scale, height: float) -> Markup:
@@ -97,15 +101,14 @@ def track(parts: Sequence[Markup], height: float, label: str) -> Markup:
     )
 
 
-def line_chart(series: Series, x_label: str, label: str, bands: Bands | None = None, first: int = 0) -> Markup:
+def line_chart(series: Series, x_label: str, label: str, bands: Bands | None = None) -> Markup:
     """Return a line chart of named series of (x, y) points, with axes and ticks.
 
     Args:
-        series: the lines; their order gives their classes c0, c1, …
+        series: the lines; their order gives their classes c0, c1, …; one called `chance` is drawn to compare with.
         x_label: what the x axis counts.
         label: what the chart shows, for those who do not see it.
         bands: for the lines that have one, (x, low, high) of the area behind it.
-        first: the number of the first line, where a checkpoint's colour is wanted.
     """
     bands = bands or {}
     points = [point for line in series.values() for point in line]
@@ -113,12 +116,13 @@ def line_chart(series: Series, x_label: str, label: str, bands: Bands | None = N
     place = _Plane([x for x, _ in points], [y for _, y in points])
     parts = [_y_tick(tick, place.y(tick)) for tick in place.y_ticks]
     parts += [_x_tick(tick, place.x(tick)) for tick in place.x_ticks]
-    for number, (name, line) in enumerate(series.items(), first):
-        parts.append(_band(number, bands[name], place) if name in bands else EMPTY)
+    for number, (name, line) in enumerate(series.items()):
+        kind = REFERENCE if name == REFERENCE else f"c{number % NUM_COLOURS}"
+        parts.append(_band(kind, bands[name], place) if name in bands else EMPTY)
         path = " ".join(f"{place.x(x):.1f},{place.y(y):.1f}" for x, y in line)
-        parts.append(Markup('<polyline class="line c{}" points="{}"/>').format(number % NUM_COLOURS, path))
-        if len(line) <= NUM_COLOURS * 4:
-            parts += [_point(number, place.x(x), place.y(y)) for x, y in line]
+        parts.append(Markup('<polyline class="line {}" points="{}"/>').format(kind, path))
+        if len(line) <= MOST_POINTS and kind != REFERENCE:
+            parts += [_point(kind, place.x(x), place.y(y)) for x, y in line]
     middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
     parts.append(Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(middle, HEIGHT - 4, x_label))
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
@@ -152,16 +156,14 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(number * step, 12) for number in range(first, max(last, first + 1) + 1)]
 
 
-def _band(number: int, band: Sequence[tuple[float, float, float]], place: _Plane) -> Markup:
+def _band(kind: str, band: Sequence[tuple[float, float, float]], place: _Plane) -> Markup:
     there = [f"{place.x(x):.1f},{place.y(high):.1f}" for x, _, high in band]
     back = [f"{place.x(x):.1f},{place.y(low):.1f}" for x, low, _ in reversed(band)]
-    return Markup('<polygon class="band c{}" points="{}"/>').format(number % NUM_COLOURS, " ".join(there + back))
+    return Markup('<polygon class="band {}" points="{}"/>').format(kind, " ".join(there + back))
 
 
-def _point(number: int, x: float, y: float) -> Markup:
-    return Markup('<circle class="point c{}" cx="{}" cy="{}" r="3"/>').format(
-        number % NUM_COLOURS, f"{x:.1f}", f"{y:.1f}"
-    )
+def _point(kind: str, x: float, y: float) -> Markup:
+    return Markup('<circle class="point {}" cx="{}" cy="{}" r="3"/>').format(kind, f"{x:.1f}", f"{y:.1f}")
 
 
 def _y_tick(tick: float, y: float) -> Markup:

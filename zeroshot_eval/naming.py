@@ -28,13 +28,16 @@ MODALITY_NAMES = {
     "nuclear": "Nuclear imaging",
     "mixed": "Mixed modalities",
 }
+RULES = {"own_": "own", "same_text_": "same text"}  # which captions count as right, where a task reports both
 LOWER_IS_BETTER = ("ece", "brier", "nll", "median_rank", "mean_rank")
 
 
 def metric_name(metric: str) -> str:
-    """Return a metric as a reader writes it: `image_to_text/recall@5` is "image to text, recall@5"."""
+    """Return a metric as a reader writes it: `image_to_text/own_mrr` is "image to text, own MRR"."""
     *path, name = metric.split("/")
-    return ", ".join([*map(spaced, path), METRIC_NAMES.get(name, spaced(name))])
+    rule, name = _rule(name)
+    words = METRIC_NAMES.get(name, spaced(name))
+    return ", ".join([*map(spaced, path), f"{RULES[rule]} {words}" if rule else words])
 
 
 def modality_name(modality: str | None) -> str:
@@ -49,4 +52,14 @@ def spaced(name: str) -> str:
 
 def lower_is_better(metric: str) -> bool:
     """Return whether a smaller value of the metric is the better one."""
-    return metric.rsplit("/", 1)[-1] in LOWER_IS_BETTER
+    return _rule(metric.rsplit("/", 1)[-1])[1] in LOWER_IS_BETTER
+
+
+def is_other_rule(metric: str) -> bool:
+    """Return whether a retrieval's metric is of the other rule of what is right than the task's own."""
+    return bool(_rule(metric.rsplit("/", 1)[-1])[0])
+
+
+def _rule(name: str) -> tuple[str, str]:
+    rule = next((prefix for prefix in RULES if name.startswith(prefix)), "")
+    return rule, name.removeprefix(rule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
@@ -15,6 +16,7 @@ from zeroshot_eval.evaluation import EvalConfig, Evaluation
 from zeroshot_eval.figures import EMPTY, key
 from zeroshot_eval.grid import Estimate, Grid, Line, number, span
 from zeroshot_eval.naming import spaced
+from zeroshot_eval.scores import dataset_name
 from zeroshot_eval.summary import HEADLINE, RETRIEVAL, Chip, ScoreIndex, mean_grid, overall_line, task_grid
 from zeroshot_eval.task_pages import TaskPage
 
@@ -155,8 +157,13 @@ def modality_plot(evaluation: Evaluation, index: ScoreIndex) -> Markup:
 
 
 def dataset_plot(evaluation: Evaluation, index: ScoreIndex) -> Markup:
-    """Return the means by dataset as dots, where there are several."""
-    return _mean_plot(evaluation, index, "dataset", 2)
+    """Return the means by dataset as dots, where a dataset has several tasks: else they say what the tasks do."""
+    datasets = Counter(
+        dataset_name(result)
+        for result in evaluation.runs[0].results
+        if result.kind != "retrieval" and not result.held_out
+    )
+    return _mean_plot(evaluation, index, "dataset", 2) if max(datasets.values(), default=0) > 1 else EMPTY
 
 
 def forests(evaluation: Evaluation, findings: Findings) -> list[Forest]:

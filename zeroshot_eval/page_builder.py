@@ -31,9 +31,9 @@ from zeroshot_eval.task_pages import (
     Panel,
     TaskPage,
     caveats,
-    class_metrics,
     confusions,
     lead,
+    more_metrics,
     task_metrics,
     tie_words,
 )
@@ -72,7 +72,7 @@ class PageBuilder:
             metrics=task_metrics(self.index, name, task.main, self.findings.best.get(name)),
             held_out=first.held_out,
             confusions=tuple(confusions(self.index, results)),
-            per_class=class_metrics(self.index, name),
+            more=tuple(more_metrics(self.index, name)),
             reliability=tuple(self._reliability(run, name) for run in self.evaluation.runs) if single else (),
             prompts_plot=_strip(spreads, first),
             prompts_note=_strip_note(spreads, metric),
@@ -178,18 +178,17 @@ def _strip_note(spreads: Mapping[str, PromptSensitivity | None], metric: str) ->
     )
 
 
-def _sizes(spreads: Mapping[str, PromptSensitivity | None], metric: str) -> tuple[Panel, ...]:
+def _sizes(spreads: Mapping[str, PromptSensitivity | None], metric: str) -> Markup:
     """Return the curves over the number of prompts, where there are three sizes or more."""
-    panels = []
-    for place, (name, found) in enumerate(spreads.items()):
-        if found is None or len(found.curve) < 3:
-            continue
-        line = [(float(size), spread.median) for size, spread in found.curve.items()]
-        band = [(float(size), *spread.quartiles) for size, spread in found.curve.items()]
-        chart = line_chart({name: line}, "prompts a class", f"{name}: {metric_name(metric)}", {name: band}, place)
-        note = f"{metric_name(metric)}, median and quartiles"
-        panels.append(Panel(key=key(place), name=name, note=note, body=chart))
-    return tuple(panels)
+    known = {name: found.curve for name, found in spreads.items() if found is not None and len(found.curve) > 2}
+    if len(known) < len(spreads) or not known:
+        return Markup("")
+    lines = {name: [(float(size), spread.median) for size, spread in curve.items()] for name, curve in known.items()}
+    bands = {
+        name: [(float(size), *spread.quartiles) for size, spread in curve.items()] for name, curve in known.items()
+    }
+    label = f"{metric_name(metric)} over the number of prompts a class, median and quartiles over random choices"
+    return line_chart(lines, "prompts a class", label, bands)
 
 
 def used_splits(results: Sequence[TaskResult]) -> list[str]:

@@ -13,13 +13,13 @@ from markupsafe import Markup
 from zeroshot_eval.examples import Group
 from zeroshot_eval.figures import EMPTY, key
 from zeroshot_eval.grid import SMALL_GROUPS, Estimate, number, span
-from zeroshot_eval.naming import metric_name, spaced
+from zeroshot_eval.naming import is_other_rule, metric_name, spaced
 from zeroshot_eval.retrieval_examples import Query
 from zeroshot_eval.scoring import RECALL_PREFIX, TaskResult
 from zeroshot_eval.summary import Chip, MetricTable, ScoreIndex, metric_table
 
 MAX_CLASSES = 25  # a confusion matrix of more is no longer read
-HIDDEN = (RECALL_PREFIX, "average_precision/", "auroc/", "f1/", "positives/")  # metrics of single classes
+OF_CLASSES = (RECALL_PREFIX, "average_precision/", "auroc/", "f1/", "positives/")  # metrics of single classes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +77,12 @@ class TaskPage:
     metrics: MetricTable
     held_out: bool = False
     confusions: tuple[Confusion, ...] = ()
-    per_class: MetricTable | None = None
+    more: tuple[tuple[str, MetricTable], ...] = ()
+    """further tables of metrics, with what they hold"""
     reliability: tuple[Panel, ...] = ()
     prompts_plot: Markup = EMPTY
     prompts_note: str = ""
-    sizes: tuple[Panel, ...] = ()
+    sizes: Markup = EMPTY
     subgroups: Markup = EMPTY
     subgroups_note: str = ""
     groups: tuple[Group, ...] = ()
@@ -91,18 +92,21 @@ class TaskPage:
 
 
 def task_metrics(index: ScoreIndex, task: str, main: str, best: int | None) -> MetricTable:
-    """Return the table of a task's metrics, the main one first; those of single classes are shown elsewhere."""
-    metrics = [metric for metric in index.metrics(task) if not metric.startswith(HIDDEN)]
+    """Return the table of a task's metrics, the main one first; the others are in `more_metrics`."""
+    metrics = [metric for metric in index.metrics(task) if not _is_apart(metric)]
     metrics.sort(key=lambda metric: metric != main)
     return metric_table(index, task, metrics, best={} if best is None else {main: best})
 
 
-def class_metrics(index: ScoreIndex, task: str) -> MetricTable | None:
-    """Return the table of the metrics of single classes, or None where there are none but recalls."""
-    metrics = [metric for metric in index.metrics(task) if metric.startswith(HIDDEN)]
-    if not metrics or all(metric.startswith(RECALL_PREFIX) for metric in metrics):
-        return None
-    return metric_table(index, task, metrics, first="metric of one class")
+def more_metrics(index: ScoreIndex, task: str) -> list[tuple[str, MetricTable]]:
+    """Return the tables of what is apart: single classes (recalls stand beside confusions), the other rule."""
+    metrics = [metric for metric in index.metrics(task) if _is_apart(metric)]
+    other = [metric for metric in metrics if is_other_rule(metric)]
+    classes = [metric for metric in metrics if not is_other_rule(metric)]
+    if all(metric.startswith(RECALL_PREFIX) for metric in classes):
+        classes = []
+    found = {"Single classes": classes, "By the other rule of which captions are right": other}
+    return [(title, metric_table(index, task, many)) for title, many in found.items() if many]
 
 
 def confusions(index: ScoreIndex, results: Sequence[TaskResult]) -> list[Confusion]:
@@ -164,12 +168,16 @@ def tie_words(results: Sequence[TaskResult]) -> str:
     )
 
 
+def _is_apart(metric: str) -> bool:
+    return metric.startswith(OF_CLASSES) or is_other_rule(metric)
+
+
 def _retrieval_words(details: Mapping[str, Any]) -> list[str]:
     words = [f"{details['captions']:,} captions, {details['distinct']:,} of them distinct texts."]
     if details["shared"]:
         words.append(
-            f"{details['shared']:,} images share a caption with another image; metrics called “own” accept only the "
-            "image’s own caption, those called “same text” any equal one, and chance accounts for it."
+            f"{details['shared']:,} images share a caption with another image. By the rule “own” only an image’s own "
+            "captions are right, by “same text” any equal one; chance accounts for it."
         )
     return words
 

@@ -175,9 +175,9 @@ def test_prompt_strip_shows_singles_box_and_ensemble():
     assert of_class(page, "median")[0].get("x1") == "50.00%"
     labels = page.xpath(".//svg[@role='img']/@aria-label")
     assert labels == [
-        "model: all templates 0.700; 2 single templates 0.400 – 0.600; "
+        "model: all prompts 0.700; 2 single templates 0.400 – 0.600; "
         "sampled sets: median 0.500, quartiles 0.450 – 0.550",
-        "bare: all templates 0.300",
+        "bare: all prompts 0.300",
     ]
 
 

@@ -51,16 +51,17 @@ def test_headings_part_the_images_by_who_is_right():
     first = answers("A", targets, [0, 1, 0, 1, 1, 0])  # right: 0 1 4
     second = answers("B", targets, [0, 1, 2, 1, 0, 0])  # right: 0 1 2
     groups = choose_examples([first, second], ["A", "B"], show, seed=0)
-    assert [(group.heading, group.total) for group in groups] == [
+    assert [(group.heading.striptags(), group.total) for group in groups] == [
         ("Right by every checkpoint", 2),
         ("Wrong by every checkpoint", 2),
         ("B right, A wrong", 1),
         ("B wrong, A right", 1),
     ]
+    assert 'aria-label="B"' in groups[2].heading
     (flipped,) = groups[2].examples
     assert flipped.picture.key == "k2"
     assert flipped.target == "bleed"
-    assert [(answer.right, answer.predicted) for answer in flipped.answers] == [(False, "normal"), (True, "bleed")]
+    assert [(answer.right, answer.bars[0].name) for answer in flipped.answers] == [(False, "normal"), (True, "bleed")]
     (other,) = groups[3].examples
     assert other.picture.key == "k4"
 
