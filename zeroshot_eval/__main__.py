@@ -16,17 +16,35 @@ from zeroshot_eval.suite_files import load_suite, suite_names
 
 if TYPE_CHECKING:
     from zeroshot_eval.scoring import Score
+    from zeroshot_eval.sweeps import Curve
+
+Command = tuple[type[Any], Callable[[Any], int]]
 
 DESCRIPTION = """Score checkpoints zero-shot: classification, retrieval, probes and questions; compare; hold to a bar.
 
   python -m zeroshot_eval score build/run/model --suite phantoms --sets build/demo/set --out build/scores
   python -m zeroshot_eval score biomedclip build/run/model --suite real --sets build/real/set --out build/scores
   python -m zeroshot_eval score build/run/model --sets FOLDER --out build/scores     asks what the data bring along
+  python -m zeroshot_eval sweep BASE TUNED --suite real --sets SET --out build/sweep  interpolations (WiSE-FT)
   python -m zeroshot_eval list                                                        suites, tasks and classes
   python -m zeroshot_eval show real                                                   every prompt of a suite
 
 Images are embedded once for all tasks and checkpoints, and kept: scoring again takes seconds. Every command explains
 itself with --help. Exit status: 0 done, 1 failed, 2 wrong usage."""
+
+
+SCORE_HELP = """Score checkpoints on suites: every figure with its n, its 95 % interval and chance.
+
+  python -m zeroshot_eval score build/run/model --suite phantoms --sets build/demo/set --out build/scores
+  python -m zeroshot_eval score biomedclip medsiglip build/run/model --suite real --sets build/real/set --out OUT
+  python -m zeroshot_eval score build/run/model --sets data/wds_pcam data/skin.csv data/xrays --out OUT
+
+A checkpoint is a folder (a run's model/), hf-hub:org/name, OpenCLIP's MODEL:TAG or the flag of a published model. Sets
+are shard sets (folders or URLs), CLIP_benchmark's WebDatasets, folders with one folder a class, and tables with a
+column path. Without --suite the data are asked by their own classes and captions.
+
+OUT gets scores.json and scores.parquet, every answer in predictions/, report.html, and the embeddings: another
+checkpoint, other prompts or another suite over the same images embed only what is new."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +72,7 @@ def score(config: EvalConfig) -> int:
     scores = write_scores(evaluation)
     _print_table(evaluation)
     print(f"scores: {scores}")
-    if config.report:
-        from zeroshot_eval.report import write_report
-
-        print(f"report: {write_report(evaluation)}")
+    _report(evaluation, config)
     return 0
 
 
@@ -98,28 +113,80 @@ def _print_prompts(task: ClassificationTask) -> None:
             print(f"    {prompt}")
 
 
-COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
-    "score": (EvalConfig, score),
-    "list": (List, list_suites),
-    "show": (Show, show),
+def _sweep_command() -> Command:
+    from zeroshot_eval.sweeps import SweepConfig, sweep
+
+    return SweepConfig, lambda config: _swept(sweep(config), config)
+
+
+def _curve_command() -> Command:
+    from zeroshot_eval.sweeps import RunCurveConfig, run_curve
+
+    return RunCurveConfig, lambda config: _swept(run_curve(config), config)
+
+
+def _soup_command() -> Command:
+    from zeroshot_eval.sweeps import SoupConfig, make_soup
+
+    def run(config: SoupConfig) -> int:
+        soup = make_soup(config)
+        print(f"soup of {len(soup.ingredients)} of {len(config.checkpoints)} checkpoints: {soup.model}")
+        return 0
+
+    return SoupConfig, run
+
+
+def _swept(curve: Curve, config: EvalConfig) -> int:
+    """Print the scores along a line of checkpoints."""
+    _print_table(curve.evaluation)
+    print(f"curve: {config.out / 'curve.json'}")
+    _report(curve.evaluation, config)
+    return 0
+
+
+# A command's modules are imported when it is called: a warm run of one takes about a second.
+COMMANDS: dict[str, Callable[[], Command]] = {
+    "score": lambda: (EvalConfig, score),
+    "sweep": _sweep_command,
+    "curve": _curve_command,
+    "soup": _soup_command,
+    "list": lambda: (List, list_suites),
+    "show": lambda: (Show, show),
 }
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; errors of the input go to standard error."""
-    parsed = tyro.extras.subcommand_cli_from_dict(
-        {name: config_class for name, (config_class, _) in COMMANDS.items()},
-        prog="python -m zeroshot_eval",
-        description=DESCRIPTION,
-        args=list(sys.argv[1:] if args is None else args),
-    )
-    run = next(run for config_class, run in COMMANDS.values() if isinstance(parsed, config_class))
+    words = list(sys.argv[1:] if args is None else args)
     try:
-        return run(parsed)
+        return _run(words)
     except ConfigError as error:
         return _failed(error, 2)
     except ClipmedError as error:
         return _failed(error, 1)
+
+
+def _run(words: Sequence[str]) -> int:
+    if words and words[0] in COMMANDS:
+        config_class, run = COMMANDS[words[0]]()
+        prog = f"python -m zeroshot_eval {words[0]}"
+        text = SCORE_HELP if words[0] == "score" else config_class.__doc__
+        return run(tyro.cli(config_class, args=words[1:], prog=prog, description=text))
+    every = {name: load() for name, load in COMMANDS.items()}
+    parsed = tyro.extras.subcommand_cli_from_dict(
+        {name: config_class for name, (config_class, _) in every.items()},
+        prog="python -m zeroshot_eval",
+        description=DESCRIPTION,
+        args=list(words),
+    )
+    return next(run for config_class, run in every.values() if type(parsed) is config_class)(parsed)
+
+
+def _report(evaluation: Evaluation, config: EvalConfig) -> None:
+    if config.report:
+        from zeroshot_eval.report import write_report
+
+        print(f"report: {write_report(evaluation)}")
 
 
 def _failed(error: ClipmedError, status: int) -> int:

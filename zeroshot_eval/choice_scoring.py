@@ -128,11 +128,8 @@ def score_choice(
         measures=measures,
         columns=columns if questions else {},
         undefined=undefined,
-        details={
-            "questions": len(questions),
-            "statements": len(question_set.statements),
-            "digest": question_set.digest,
-        },
+        data_digest=question_set.digest,
+        details={"questions": len(questions), "statements": len(question_set.statements)},
     )
 
 

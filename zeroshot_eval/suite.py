@@ -263,7 +263,10 @@ class ChoiceTask:
     @property
     def main(self) -> str:
         """The metric that stands for the task."""
-        return self.main_metric or "accuracy"
+        from zeroshot_eval.choices import MAIN_METRICS  # its readers are imported where there are questions
+
+        by_format = (metric for name, metric in MAIN_METRICS.items() if name == self.format)
+        return self.main_metric or next(by_format, "accuracy")
 
 
 Task = ClassificationTask | RetrievalTask | ProbeTask | ChoiceTask

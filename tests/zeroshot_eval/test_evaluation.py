@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -17,8 +18,9 @@ from clipmed.towers import ModelConfig, build_two_tower
 from clipmed.zeroshot import class_embeddings, embed_images, eval_pixels
 from shards.reader import ShardSet
 from tests.shards.servers import http_server
+from tests.zeroshot_eval.conftest import coloured_square
 from zeroshot_eval import embedding
-from zeroshot_eval.__main__ import main
+from zeroshot_eval.__main__ import COMMANDS, main
 from zeroshot_eval.encoder_protocol import LoadedEncoder
 from zeroshot_eval.evaluation import EvalConfig, Evaluation, evaluate
 from zeroshot_eval.predictions import list_predictions, predictions_path, read_predictions
@@ -353,6 +355,39 @@ def test_probes_are_fitted_on_training_images_and_scored_on_the_test_split(
     assert np.mean(kept.scores.argmax(axis=1) == kept.targets) == pytest.approx(row.value)
 
 
+def test_questions_are_answered_from_the_same_pass(checkpoint: Path, shard_set: Path, tmp_path: Path, embeddings: Path):
+    options = {"classification_0": {"options": ["a red tile", "a blue tile", "a green tile"], "answer_idx": 1}}
+    shades = {
+        f"tile {number}": coloured_square((30, 30, 100 + 9 * number), np.random.default_rng(number))
+        for number in range(6)
+    }
+    rows = [
+        {"image_id": name, "image": {"bytes": data, "path": f"{name}.jpg"}, "dataset": "tiles", "domain": "x"}
+        | {"captions": options}
+        for name, data in shades.items()
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "questions.parquet")
+    suite = tmp_path / "asked.yaml"
+    choices = [
+        {"name": "asked", "format": "microbench", "location": "questions.parquet"},
+        {"name": "absent", "format": "probmed", "location": "elsewhere"},
+    ]
+    suite.write_text(
+        yaml.safe_dump({"name": "asked", "title": "Asked", "choices": choices, "retrieval": [{"name": "c"}]})
+    )
+    found = evaluate(config_of(checkpoint, suite, shard_set, tmp_path / "out", cache=embeddings))
+    [row] = rows_of(found, task="asked", metric="accuracy")
+    assert (row.n, row.groups, row.chance) == (6, 6, pytest.approx(1 / 3))
+    assert row.dataset_digest not in {"", found.collections[0].digest}
+    [skipped] = found.skipped
+    assert (skipped.task, "nothing is at" in skipped.reason) == ("absent", True)
+    write_scores(found)
+    kept = read_predictions(predictions_path(found.config.out, found.runs[0].facts.name, "asked"))
+    assert kept.targets.tolist() == [1] * 6
+    right = np.mean([scores.argmax() == 1 for scores in kept.option_scores])
+    assert right == pytest.approx(row.value)
+
+
 def test_auto_asks_what_the_set_brings_along(checkpoint: Path, shard_set: Path, tmp_path: Path, embeddings: Path):
     found = evaluate(config_of(checkpoint, "auto", shard_set, tmp_path / "out", cache=embeddings))
     assert {result.task.name for result in found.runs[0].results} == {
@@ -385,6 +420,19 @@ def test_command_line_fails_with_one_line(
     assert "no images at" in capsys.readouterr().err
     with pytest.raises(ClipmedError, match="sets: got none"):
         config_of(checkpoint, tmp_path, shard_set, tmp_path, sets=())
+
+
+def test_help_names_every_command_and_teaches_by_example(capsys: pytest.CaptureFixture[str]):
+    for words in (["--help"], ["score", "--help"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
+        assert "python -m zeroshot_eval score build/run/model --suite phantoms" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(["scor"])
+    assert ended.value.code == 2
+    refused = capsys.readouterr().err
+    assert all(name in refused for name in COMMANDS)
 
 
 def test_list_and_show_name_tasks_and_prompts(suite_file: Path, capsys: pytest.CaptureFixture[str]):
