@@ -13,7 +13,7 @@ arXiv 2203.05482.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -180,25 +180,42 @@ def make_soup(config: SoupConfig) -> Soup:
     return made
 
 
+def choose_greedily(
+    values: Mapping[str, float], value_of: Callable[[Sequence[str]], float], *, lower_is_better: bool = False
+) -> list[Trial]:
+    """Return the trials of a greedy soup (algorithm 1 of arXiv 2203.05482), from the best checkpoint on.
+
+    Args:
+        values: the score of each checkpoint alone.
+        value_of: the score of a soup of several.
+        lower_is_better: whether the score is one of error.
+    """
+    sign = -1 if lower_is_better else 1
+    first, *others = sorted(values, key=lambda location: -sign * values[location])
+    trials = [Trial(added=first, value=values[first], kept=True)]
+    for location in others:
+        kept = [trial for trial in trials if trial.kept]
+        value = value_of([*(trial.added for trial in kept), location])
+        trials.append(Trial(added=location, value=value, kept=sign * value >= sign * kept[-1].value))
+    return trials
+
+
 def _greedy(config: SoupConfig, model: Path) -> Soup:
     alone = evaluate(_plain(config, config.checkpoints))
     splits = _refuse_test(config, alone)
     values = {run.location: _judged(config, alone, run.facts.name) for run in alone.runs}
-    sign = -1 if config.metric.rpartition("/")[2] in LOWER_IS_BETTER else 1
-    order = sorted(config.checkpoints, key=lambda location: -sign * values[location])
-    kept, best = [order[0]], values[order[0]]
-    trials = [Trial(added=order[0], value=best, kept=True)]
+    lower_is_better = config.metric.rpartition("/")[2] in LOWER_IS_BETTER
     with _work_folder(config.out, keep=False) as work:
-        for location in order[1:]:
-            candidate = str(soup([*kept, location], work / "candidate"))
+
+        def value_of(locations: Sequence[str]) -> float:
+            candidate = str(soup(locations, work / "candidate"))
             tried = evaluate(_plain(config, (candidate,), bootstrap_samples=0))
-            value = _judged(config, tried, tried.runs[0].facts.name)
-            helps = sign * value >= sign * best
-            trials.append(Trial(added=location, value=value, kept=helps))
-            if helps:
-                kept, best = [*kept, location], value
+            return _judged(config, tried, tried.runs[0].facts.name)
+
+        trials = choose_greedily(values, value_of, lower_is_better=lower_is_better)
+    kept = tuple(trial.added for trial in trials if trial.kept)
     made = str(soup(kept, model)) if len(kept) > 1 else kept[0]
-    return Soup(model=made, ingredients=tuple(kept), trials=tuple(trials), splits=splits, evaluation=alone)
+    return Soup(model=made, ingredients=kept, trials=tuple(trials), splits=splits, evaluation=alone)
 
 
 def _judged(config: SoupConfig, evaluation: Evaluation, checkpoint: str) -> float:

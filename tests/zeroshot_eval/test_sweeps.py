@@ -18,7 +18,15 @@ from train.config import CheckpointConfig
 from train.snapshot import TrainState
 from zeroshot_eval.evaluation import EvalConfig, evaluate
 from zeroshot_eval.run_checkpoints import checkpoints_of_run
-from zeroshot_eval.sweeps import RunCurveConfig, SoupConfig, SweepConfig, make_soup, run_curve, sweep
+from zeroshot_eval.sweeps import (
+    RunCurveConfig,
+    SoupConfig,
+    SweepConfig,
+    choose_greedily,
+    make_soup,
+    run_curve,
+    sweep,
+)
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +221,26 @@ def on_validation(options, suite_data, tmp_path):
     return options | {"suite": (str(path),)}
 
 
+@pytest.mark.parametrize(
+    ("sign", "lower_is_better"),
+    [(1, False), (-1, True)],
+)
+def test_greedy_choices_by_hand(sign, lower_is_better):
+    alone = {"a": 0.5, "b": 0.7, "c": 0.6, "d": 0.4}
+    soups = {"bc": 0.8, "bca": 0.75, "bcd": 0.8}  # c helps; a is better than b alone, but hurts; d is a tie
+    found = choose_greedily(
+        {name: sign * value for name, value in alone.items()},
+        lambda names: sign * soups["".join(names)],
+        lower_is_better=lower_is_better,
+    )
+    assert [(trial.added, sign * trial.value, trial.kept) for trial in found] == [
+        ("b", 0.7, True),
+        ("c", 0.8, True),
+        ("a", 0.75, False),
+        ("d", 0.8, True),
+    ]
+
+
 def test_a_greedy_soup_goes_from_the_best_on_and_keeps_what_does_not_hurt(checkpoint, others, on_validation):
     locations = tuple(map(str, (checkpoint, *others)))
     made = make_soup(SoupConfig(checkpoints=locations, **on_validation))
@@ -221,12 +249,10 @@ def test_a_greedy_soup_goes_from_the_best_on_and_keeps_what_does_not_hurt(checkp
     assert [trial.added for trial in made.trials] == order
     assert made.trials[0].value == max(scores.values())
     assert made.trials[0].kept
-    best, kept = made.trials[0].value, [order[0]]
-    for trial in made.trials[1:]:
-        candidate = soup([*kept, trial.added], on_validation["out"] / "by_hand")
-        value = alone(candidate, on_validation)["overall", None, None, "balanced_accuracy"]
-        assert (trial.value, trial.kept) == (value, value >= best)
-        kept, best = ([*kept, trial.added], value) if trial.kept else (kept, best)
+    second = soup(order[:2], on_validation["out"] / "by_hand")
+    value = alone(second, on_validation)["overall", None, None, "balanced_accuracy"]
+    assert (made.trials[1].value, made.trials[1].kept) == (value, value >= made.trials[0].value)
+    kept = [trial.added for trial in made.trials if trial.kept]
     assert made.ingredients == tuple(kept)
     record = json.loads((on_validation["out"] / "soup.json").read_text())
     assert record["chosen_on"] == ["train"]
