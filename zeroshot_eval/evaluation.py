@@ -31,6 +31,7 @@ from zeroshot_eval.embedding import (
 )
 from zeroshot_eval.encoders import DType, EncoderFacts, describe_encoder
 from zeroshot_eval.planning import Asked, make_plan
+from zeroshot_eval.predictions import slug
 from zeroshot_eval.retrieval_scoring import score_retrieval
 from zeroshot_eval.scores import score_rows
 from zeroshot_eval.scoring import Score, TaskResult, Texts, score_classification
@@ -270,9 +271,14 @@ class _Scorer:
 
 
 def _named_apart(facts: Sequence[EncoderFacts], locations: Sequence[str]) -> list[EncoderFacts]:
-    """Let no two checkpoints have one name: those that share it are called by where they lie."""
-    counts = Counter(one.name for one in facts)
-    return [
-        one if counts[one.name] == 1 else replace(one, name=location)
+    """Let no two checkpoints have one name, also as names of folders: those that do are called by where they lie."""
+    counts = Counter(slug(one.name) for one in facts)
+    named = [
+        one if counts[slug(one.name)] == 1 else replace(one, name=location)
         for one, location in zip(facts, locations, strict=True)
+    ]
+    counts = Counter(slug(one.name) for one in named)
+    return [
+        one if counts[slug(one.name)] == 1 else replace(one, name=f"{one.name} {number}")
+        for number, one in enumerate(named, start=1)
     ]

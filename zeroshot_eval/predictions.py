@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipmed.errors import DataError
-from clipmed.files import atomic_file
+from clipmed.files import atomic_file, atomic_folder
 from clipmed.records import canonical_json
 from zeroshot_eval.selection import Item
 
@@ -152,10 +152,19 @@ def predictions_path(out: Path, checkpoint: str, task: str) -> Path:
 def write_predictions(out: Path, predictions: Predictions) -> Path:
     """Write one file below an evaluation's folder, atomically; return its path."""
     path = predictions_path(out, predictions.header.checkpoint, predictions.header.task)
-    table = predictions.table.replace_schema_metadata({METADATA_KEY: _header_json(predictions.header)})
     with atomic_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        _write(predictions, temporary)
     return path
+
+
+def replace_predictions(out: Path, every: Sequence[Predictions]) -> None:
+    """Write all answers of an evaluation, in the place of those that an earlier one left in its folder."""
+    folder = out / PREDICTIONS_FOLDER
+    with atomic_folder(folder) as partial:
+        for one in every:
+            path = partial / predictions_path(out, one.header.checkpoint, one.header.task).relative_to(folder)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(one, path)
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -190,6 +199,11 @@ def list_predictions(out: Path) -> dict[str, list[Path]]:
 def slug(name: str) -> str:
     """Return a name as that of a file: letters, digits, dots, dashes and underscores."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "checkpoint"
+
+
+def _write(predictions: Predictions, path: Path) -> None:
+    table = predictions.table.replace_schema_metadata({METADATA_KEY: _header_json(predictions.header)})
+    pq.write_table(table, path, compression="zstd")
 
 
 def _header_json(header: Header) -> bytes:

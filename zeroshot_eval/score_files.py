@@ -14,7 +14,7 @@ from clipmed.configuration import save_yaml, to_dict
 from clipmed.files import atomic_file, write_json
 from zeroshot_eval.bootstrap import METHOD
 from zeroshot_eval.evaluation import CheckpointRun, Evaluation
-from zeroshot_eval.predictions import Header, make_predictions, write_predictions
+from zeroshot_eval.predictions import Header, make_predictions, replace_predictions
 from zeroshot_eval.scores import LEVEL, data_digest, dataset_name
 from zeroshot_eval.scoring import Score, TaskResult
 from zeroshot_eval.suite import ClassificationTask
@@ -34,10 +34,15 @@ def write_scores(evaluation: Evaluation) -> Path:
     """
     out = evaluation.config.out
     save_yaml(evaluation.config, out / CONFIG_FILE)
-    for run in evaluation.runs:
-        for result in run.results:
-            if result.columns:
-                write_predictions(out, make_predictions(header(evaluation, run, result), result.rows, result.columns))
+    replace_predictions(
+        out,
+        [
+            make_predictions(header(evaluation, run, result), result.rows, result.columns)
+            for run in evaluation.runs
+            for result in run.results
+            if result.columns
+        ],
+    )
     with atomic_file(out / SCORES_TABLE) as temporary:
         pq.write_table(scores_table(evaluation.rows), temporary)
     path = out / SCORES_FILE

@@ -20,10 +20,12 @@ from shards.reader import ShardSet
 from tests.shards.servers import http_server
 from tests.zeroshot_eval.conftest import coloured_square
 from zeroshot_eval import embedding
+from zeroshot_eval import evaluation as evaluation_module
 from zeroshot_eval.__main__ import COMMANDS, main
 from zeroshot_eval.encoder_protocol import LoadedEncoder
+from zeroshot_eval.encoders import describe_encoder
 from zeroshot_eval.evaluation import EvalConfig, Evaluation, evaluate
-from zeroshot_eval.predictions import list_predictions, predictions_path, read_predictions
+from zeroshot_eval.predictions import list_predictions, predictions_path, read_predictions, slug
 from zeroshot_eval.score_files import write_scores
 from zeroshot_eval.suite_files import SUITES_FOLDER
 
@@ -210,6 +212,16 @@ def test_checkpoints_share_the_decoded_images_and_keep_their_scores(
     assert first == [replace(row, checkpoint="") for row in evaluation.rows]
     write_scores(together)
     assert [len(paths) for paths in list_predictions(together.config.out).values()] == [5, 5]
+    write_scores(evaluation)  # into the same folder: nothing of the other checkpoint may stay
+    assert [len(paths) for paths in list_predictions(evaluation.config.out).values()] == [5]
+
+
+@pytest.mark.parametrize("names", [("a/model", "a/model"), ("a/model", "a model")])
+def test_checkpoints_of_one_name_keep_folders_of_their_own(checkpoint: Path, names: tuple[str, str]):
+    facts = [replace(describe_encoder(checkpoint), name=name) for name in names]
+    for locations in (("runs/1", "runs/2"), ("runs/1", "runs-1")):
+        named = [slug(one.name) for one in evaluation_module._named_apart(facts, locations)]
+        assert len(set(named)) == 2
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate"])
