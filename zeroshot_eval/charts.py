@@ -36,28 +36,18 @@ PLOT_SIDE = 240
 PLOT_LEFT, PLOT_RIGHT, PLOT_TOP, PLOT_BOTTOM = 38, 10, 10, 34
 
 
-class Difference(Protocol):
-    """A paired difference, the second checkpoint's value less the first's, with its interval and verdict."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedDifference:
+    """A paired difference, a second checkpoint's value less the first's, so that above zero the second is better."""
 
-    @property
-    def task(self) -> str:
-        """The task's name."""
-
-    @property
-    def difference(self) -> float:
-        """The difference of the metric."""
-
-    @property
-    def low(self) -> float | None:
-        """Lower end of the paired interval."""
-
-    @property
-    def high(self) -> float | None:
-        """Upper end of the paired interval."""
-
-    @property
-    def verdict(self) -> str:
-        """`win`, `tie` or `loss` of the second checkpoint."""
+    task: str
+    difference: float
+    low: float | None
+    high: float | None
+    verdict: str
+    """`win`, `tie` or `loss` of the second checkpoint"""
+    note: str = ""
+    """such as the p-value"""
 
 
 class Bin(Protocol):
@@ -147,20 +137,20 @@ def dots(grid: Grid, scale: Scale = UNIT, links: Mapping[str, str] | None = None
     return Markup('<div class="plot">{}</div>').format(EMPTY.join(rows))
 
 
-def forest(differences: Sequence[Difference], titles: Mapping[str, str], against: str, number_: int = 1) -> Markup:
+def forest(differences: Sequence[PairedDifference], titles: Mapping[str, str], against: str, place: int = 1) -> Markup:
     """Return a forest plot of paired differences, zero in the middle; right of it the second checkpoint is better.
 
     Args:
         differences: one a row, in their order.
         titles: how a task is called, by its name; the name itself where none is given.
         against: name of the first checkpoint, for the axis.
-        number_: the second checkpoint's number, which gives colour and shape.
+        place: the second checkpoint's number, which gives colour and shape.
     """
     reach = max((abs(end) for row in differences for end in _ends(row)), default=0.1) or 0.1
     limit = nice_ticks(0, reach, 2)[-1]
     scale = Scale(-limit, limit)
     rows = [_axis_row(scale, Markup("<i>← {} better</i><i>better than {} →</i>").format(against, against))]
-    rows += [_forest_row(row, titles.get(row.task, row.task), scale, number_) for row in differences]
+    rows += [_forest_row(row, titles.get(row.task, row.task), scale, place) for row in differences]
     return Markup('<div class="plot forest">{}</div>').format(EMPTY.join(rows))
 
 
@@ -282,11 +272,11 @@ def _titled(line: Line, detail: str, link: str | None) -> Markup:
     return Markup("{}{}<small>{}</small>").format(title, marks, detail)
 
 
-def _ends(row: Difference) -> list[float]:
+def _ends(row: PairedDifference) -> list[float]:
     return [end for end in (row.difference, row.low, row.high) if end is not None]
 
 
-def _forest_row(row: Difference, title: str, scale: Scale, place: int) -> Markup:
+def _forest_row(row: PairedDifference, title: str, scale: Scale, place: int) -> Markup:
     verdict = VERDICTS.get(row.verdict, row.verdict)
     bounds = NO_TRACK if row.low is None or row.high is None else f"{signed(row.low)} … {signed(row.high)}"
     parts = [grid_lines(scale, LANE), upright("zero", scale(0), 0, LANE)]
@@ -294,8 +284,8 @@ def _forest_row(row: Difference, title: str, scale: Scale, place: int) -> Markup
         parts.append(stretch(f"interval c{place % NUM_COLOURS}", scale(row.low), scale(row.high), LANE / 2))
     parts.append(mark(place, scale(row.difference), LANE / 2))
     words = f"{title}: difference {signed(row.difference)}, 95 % interval {bounds}, {verdict}"
-    read = Markup('<span><b>{}</b> <small>{}</small> <em class="verdict {}">{}</em></span>').format(
-        signed(row.difference), bounds, row.verdict, verdict
+    read = Markup('<span><b>{}</b> <small>{}</small> <em class="verdict {}">{}</em> <small>{}</small></span>').format(
+        signed(row.difference), bounds, row.verdict, verdict, row.note
     )
     return _row(title, track(parts, LANE, words), read)
 

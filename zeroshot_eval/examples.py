@@ -17,6 +17,7 @@ from zeroshot_eval.predictions import Predictions
 
 ALONE = 3  # right images, and as many wrong ones, where one checkpoint is shown
 TOGETHER = 2  # images of each heading where several are compared
+MOST_FLIPPED = 3  # checkpoints, the last ones, whose differences from the first are shown
 SHOWN_ALONE, SHOWN_TOGETHER = 3, 2  # classes of each answer
 
 Bools = npt.NDArray[np.bool_]
@@ -145,7 +146,7 @@ def _headings(rights: Sequence[Bools], names: Sequence[str]) -> list[tuple[Marku
         (Markup("Wrong by every checkpoint"), "wrong", counts == 0),
     ]
     first, ours = rights[0], key(0, names[0])
-    for number in range(1, len(rights)):
+    for number in range(max(1, len(rights) - MOST_FLIPPED), len(rights)):
         theirs, right = key(number, names[number]), rights[number]
         found.append((Markup("{} right, {} wrong").format(theirs, ours), "flip", right & ~first))
         found.append((Markup("{} wrong, {} right").format(theirs, ours), "flip", ~right & first))

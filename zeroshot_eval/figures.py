@@ -176,11 +176,3 @@ def _x_tick(tick: float, x: float) -> Markup:
     return Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(
         f"{x:.1f}", HEIGHT - BOTTOM + 15, f"{tick:g}"
     )
-
-
-def interval_track(value: float, bounds: tuple[float, float] | None, chance: float, label: str) -> Markup:
-    """Return a 0 … 1 axis with the value as a dot, its interval as a bar and chance as a tick."""
-    bar = EMPTY if bounds is None else stretch("interval c0", UNIT(bounds[0]), UNIT(bounds[1]), 13)
-    return track(
-        [grid_lines(UNIT, 26), upright("chance", UNIT(chance), 3, 23), bar, mark(0, UNIT(value), 13)], 26, label
-    )

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import yaml
 from markupsafe import Markup
 
 from clipmed.configuration import to_dict
-from zeroshot_eval.charts import Difference, dots, forest, heat_map
+from zeroshot_eval.charts import dots, forest, heat_map
 from zeroshot_eval.evaluation import EvalConfig, Evaluation
 from zeroshot_eval.figures import EMPTY, key
+from zeroshot_eval.findings import Findings, overall_key
 from zeroshot_eval.grid import Estimate, Grid, Line, number, span
 from zeroshot_eval.naming import spaced
 from zeroshot_eval.scores import dataset_name
-from zeroshot_eval.summary import HEADLINE, RETRIEVAL, Chip, ScoreIndex, mean_grid, overall_line, task_grid
+from zeroshot_eval.summary import HEADLINE, MEANS, RETRIEVAL, ScoreIndex, mean_grid, overall_line, task_grid
 from zeroshot_eval.task_pages import TaskPage
 
 TILES = {"balanced_accuracy": "balanced accuracy", "auroc": "AUROC"}
@@ -84,23 +85,6 @@ class Forest:
     body: Markup
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """What was worked out from all checkpoints together.
-
-    Attributes:
-        differences: by the name of a further checkpoint, its paired differences from the first.
-        best: by task, the checkpoint that paired tests put above every other one.
-        chips: by task, the warnings that stand beside its scores.
-        alarms: (title, text) of what a reader must know before the scores.
-    """
-
-    differences: Mapping[str, Sequence[Difference]] = field(default_factory=dict)
-    best: Mapping[str, int] = field(default_factory=dict)
-    chips: Mapping[str, Sequence[Chip]] = field(default_factory=dict)
-    alarms: Sequence[Mapping[str, str]] = ()
-
-
 def checkpoint_names(evaluation: Evaluation) -> tuple[str, ...]:
     """Return the checkpoints' names, in the order in which they were given."""
     return tuple(run.facts.name for run in evaluation.runs)
@@ -108,7 +92,9 @@ def checkpoint_names(evaluation: Evaluation) -> tuple[str, ...]:
 
 def main_metrics(evaluation: Evaluation) -> dict[str, str]:
     """Return the main metric of every scored task, in the order of the suites."""
-    return {result.task.name: result.task.main for result in evaluation.runs[0].results}
+    scored = {result.task.name: result.task.main for run in evaluation.runs for result in run.results}
+    every = [task.name for suite in evaluation.suites for task in suite.all_tasks()]
+    return {name: scored[name] for name in every if name in scored}
 
 
 def heat_grid(evaluation: Evaluation, index: ScoreIndex, findings: Findings) -> Grid:
@@ -121,11 +107,12 @@ def heat_grid(evaluation: Evaluation, index: ScoreIndex, findings: Findings) -> 
             title = line.title if len(evaluation.suites) == 1 else f"{line.title}, {suite.title}"
             means.append(
                 Line(
-                    key=f"overall-{suite.name}",
+                    key=overall_key(suite.name),
                     title=title,
                     group=line.group,
                     metric=line.metric,
                     estimates=line.estimates,
+                    best=findings.best.get(overall_key(suite.name)),
                 )
             )
     return Grid(checkpoints=grid.checkpoints, lines=(*means, *grid.lines))
@@ -169,6 +156,7 @@ def dataset_plot(evaluation: Evaluation, index: ScoreIndex) -> Markup:
 def forests(evaluation: Evaluation, findings: Findings) -> list[Forest]:
     """Return a forest plot for each checkpoint that was compared with the first."""
     titles = {name: spaced(name) for name in main_metrics(evaluation)}
+    titles |= {overall_key(suite.name): "Mean over modalities" for suite in evaluation.suites}
     found = []
     for place, name in enumerate(checkpoint_names(evaluation)):
         rows = findings.differences.get(name, ())
@@ -224,7 +212,7 @@ def config_text(config: EvalConfig) -> str:
 
 def heat(grid: Grid) -> Markup:
     """Return the heat map, every task linked to its details."""
-    return heat_map(grid, {line.key: f"#task-{line.key}" for line in grid.lines if not line.key.startswith("overall-")})
+    return heat_map(grid, {line.key: f"#task-{line.key}" for line in grid.lines if line.group != MEANS})
 
 
 def _mean_plot(evaluation: Evaluation, index: ScoreIndex, level: str, fewest: int) -> Markup:

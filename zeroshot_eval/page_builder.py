@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +15,14 @@ from zeroshot_eval.classification import classification_statistic
 from zeroshot_eval.evaluation import CheckpointRun, Evaluation
 from zeroshot_eval.examples import Group, choose_examples
 from zeroshot_eval.figures import key, line_chart
+from zeroshot_eval.findings import Findings, answers_of
 from zeroshot_eval.grid import number
 from zeroshot_eval.naming import metric_name, modality_name, spaced
-from zeroshot_eval.page import Findings, main_metrics
+from zeroshot_eval.page import main_metrics
 from zeroshot_eval.pictures import Pictures
-from zeroshot_eval.predictions import make_predictions
 from zeroshot_eval.prompt_sensitivity import PromptSensitivity, PromptTable, prompt_sensitivity
 from zeroshot_eval.retrieval_examples import Gallery, Query, choose_queries
 from zeroshot_eval.retrieval_scoring import asked_captions
-from zeroshot_eval.score_files import header
 from zeroshot_eval.scores import dataset_name
 from zeroshot_eval.scoring import TaskResult
 from zeroshot_eval.suite import ClassificationTask, RetrievalTask
@@ -32,8 +32,10 @@ from zeroshot_eval.task_pages import (
     TaskPage,
     caveats,
     confusions,
+    fit_words,
     lead,
     more_metrics,
+    shots_chart,
     task_metrics,
     tie_words,
 )
@@ -48,47 +50,59 @@ class PageBuilder:
 
     def __init__(self, evaluation: Evaluation, index: ScoreIndex, findings: Findings, pictures: Pictures) -> None:
         self.evaluation, self.index, self.findings, self.pictures = evaluation, index, findings, pictures
+        self._answers = [answers_of(evaluation, run) for run in evaluation.runs]
 
     def pages(self) -> list[TaskPage]:
         """Return the page of every scored task, in the order of the suites."""
         return [self._page(name) for name in main_metrics(self.evaluation)]
 
     def _page(self, name: str) -> TaskPage:
-        results = [run.result(name) for run in self.evaluation.runs]
+        runs = [run for run in self.evaluation.runs if any(result.task.name == name for result in run.results)]
+        results = [run.result(name) for run in runs]
         first, task = results[0], results[0].task
-        single = isinstance(task, ClassificationTask) and first.kind == "classification"
-        spreads = {run.facts.name: self._sensitivity(run, name) for run in self.evaluation.runs} if single else {}
-        metric = _prompt_metric(task.main)
-        return TaskPage(
+        page = TaskPage(
             name=name,
             kind=first.kind,
             title=spaced(name),
             modality=modality_name(first.modality),
             dataset=dataset_name(first).replace("+", " + "),
             note=getattr(task, "note", ""),
-            lead=" ".join(filter(None, [lead(first), tie_words(results)])),
+            lead=" ".join(filter(None, [lead(first), fit_words(results), tie_words(results)])),
             marks=tuple(self.findings.chips.get(name, ())),
-            warnings=tuple(caveats(first)),
+            warnings=tuple(caveats(results)),
             metrics=task_metrics(self.index, name, task.main, self.findings.best.get(name)),
             held_out=first.held_out,
-            confusions=tuple(confusions(self.index, results)),
             more=tuple(more_metrics(self.index, name)),
-            reliability=tuple(self._reliability(run, name) for run in self.evaluation.runs) if single else (),
+        )
+        return page if len(runs) < len(self.evaluation.runs) else self._detailed(page, results)
+
+    def _detailed(self, page: TaskPage, results: Sequence[TaskResult]) -> TaskPage:
+        """Add what is worked out of all checkpoints together."""
+        first, task = results[0], results[0].task
+        page = replace(page, confusions=tuple(confusions(self.index, results)))
+        if isinstance(task, RetrievalTask):
+            return replace(page, queries=self._queries(page.name))
+        if first.kind == "probe":
+            note = "Few training images a class: mean over draws, 95 % interval over groups."
+            return replace(page, sizes=shots_chart(self.index, page.name), sizes_note=note)
+        if not isinstance(task, ClassificationTask):
+            return page
+        page = replace(page, groups=tuple(self._examples(page.name)), prompts=task.all_prompts())
+        if first.kind != "classification":
+            return page
+        spreads = {run.facts.name: self._sensitivity(run, page.name) for run in self.evaluation.runs}
+        metric = _prompt_metric(task.main)
+        return replace(
+            page,
+            reliability=tuple(self._reliability(run, page.name) for run in self.evaluation.runs),
             prompts_plot=_strip(spreads, first),
             prompts_note=_strip_note(spreads, metric),
             sizes=_sizes(spreads, metric),
-            groups=tuple(self._examples(name)) if first.kind in {"classification", "multi_label"} else (),
-            prompts=task.all_prompts() if isinstance(task, ClassificationTask) else {},
-            queries=self._queries(name) if isinstance(task, RetrievalTask) else (),
+            sizes_note="Fewer prompts a class, drawn at random: median and quartiles.",
         )
 
     def _examples(self, name: str) -> list[Group]:
-        runs = self.evaluation.runs
-        results = [run.result(name) for run in runs]
-        answers = [
-            make_predictions(header(self.evaluation, run, result), result.rows, result.columns)
-            for run, result in zip(runs, results, strict=True)
-        ]
+        answers = [stored[name] for stored in self._answers]
         return choose_examples(answers, self.index.checkpoints, self.pictures, self.evaluation.config.seed)
 
     def _reliability(self, run: CheckpointRun, name: str) -> Panel:
@@ -193,4 +207,6 @@ def _sizes(spreads: Mapping[str, PromptSensitivity | None], metric: str) -> Mark
 
 def used_splits(results: Sequence[TaskResult]) -> list[str]:
     """Return the splits whose images the results show."""
-    return sorted({str(getattr(result.task, "split", "test")) for result in results})
+    return sorted(
+        {result.task.split for result in results if isinstance(result.task, ClassificationTask | RetrievalTask)}
+    )

@@ -16,9 +16,9 @@ from clipmed.files import write_text
 from zeroshot_eval.attrition import set_attrition
 from zeroshot_eval.curves import training_curves
 from zeroshot_eval.evaluation import EvalConfig, Evaluation
+from zeroshot_eval.findings import Findings, find
 from zeroshot_eval.grid import Grid
 from zeroshot_eval.page import (
-    Findings,
     checkpoint_names,
     columns,
     command,
@@ -39,7 +39,6 @@ from zeroshot_eval.tables import Section, write_tables
 
 REPORT_FILE = "report.html"
 TEMPLATE = "report.html.j2"
-"""The page without its parts that differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +77,7 @@ def write_report(evaluation: Evaluation, sources: Sequence[str] | None = None) -
 
     Returns: the page's path.
     """
-    findings, out = Findings(), evaluation.config.out
+    findings, out = find(evaluation), evaluation.config.out
     path = out / REPORT_FILE
     write_text(path, render_report(evaluation, findings, sources))
     title = "; ".join(suite.title for suite in evaluation.suites)
@@ -99,7 +98,7 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(TEMPLATE).render(_context(evaluation, findings or Findings(), sources))
+    return environment.get_template(TEMPLATE).render(_context(evaluation, findings or find(evaluation), sources))
 
 
 def table_sections(evaluation: Evaluation, findings: Findings) -> list[Section]:

@@ -11,6 +11,7 @@ from zeroshot_eval.scoring import Score
 
 HELD_OUT = "Held-out combinations"
 RETRIEVAL = "Retrieval"
+MEANS = "All modalities"
 HEADLINE = "balanced_accuracy"
 SMALL = f"fewer than {SMALL_GROUPS} groups"
 
@@ -154,7 +155,7 @@ def overall_line(index: ScoreIndex, metric: str) -> Line:
     return Line(
         key="overall",
         title="Mean over modalities",
-        group="All modalities",
+        group=MEANS,
         metric=metric_name(metric),
         estimates=index.estimates(metric, "overall"),
     )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from zeroshot_eval.examples import Group
-from zeroshot_eval.figures import EMPTY, key
+from zeroshot_eval.figures import EMPTY, key, line_chart
 from zeroshot_eval.grid import SMALL_GROUPS, Estimate, number, span
 from zeroshot_eval.naming import is_other_rule, metric_name, spaced
 from zeroshot_eval.retrieval_examples import Query
@@ -19,6 +19,7 @@ from zeroshot_eval.scoring import RECALL_PREFIX, TaskResult
 from zeroshot_eval.summary import Chip, MetricTable, ScoreIndex, metric_table
 
 MAX_CLASSES = 25  # a confusion matrix of more is no longer read
+SHOT_METRIC = "balanced_accuracy"
 OF_CLASSES = (RECALL_PREFIX, "average_precision/", "auroc/", "f1/", "positives/")  # metrics of single classes
 
 
@@ -83,6 +84,8 @@ class TaskPage:
     prompts_plot: Markup = EMPTY
     prompts_note: str = ""
     sizes: Markup = EMPTY
+    """scores over the number of prompts, or of training images of a probe"""
+    sizes_note: str = ""
     subgroups: Markup = EMPTY
     subgroups_note: str = ""
     groups: tuple[Group, ...] = ()
@@ -129,27 +132,50 @@ def confusions(index: ScoreIndex, results: Sequence[TaskResult]) -> list[Confusi
 def lead(result: TaskResult) -> str:
     """Return what was asked, in a few sentences."""
     items, groups = len(result.selection.items), len(set(result.selection.groups))
-    split = getattr(result.task, "split", "test")
+    split = getattr(result.task, "test" if result.kind == "probe" else "split", "test")
     words = [f"{items:,} images of the {split} split, in {groups:,} groups (patients, articles, slides)."]
-    if result.kind == "retrieval":
+    if result.kind == "choice":
+        words = [f"{result.details['questions']:,} questions and {result.details['statements']:,} statements."]
+    elif result.kind == "retrieval":
         words += _retrieval_words(result.details)
     elif result.classes:
         words.append(f"{len(result.classes)} classes.")
-    if result.kind == "classification" and (np.bincount(result.selection.targets) > 0).sum() > 1:
-        words.append(f"Always answering the most frequent class would be right in {number(result.majority)}.")
-    words += [f"Not asked: {count:,} ({reason})." for reason, count in result.selection.excluded.items()]
+    if "majority" in result.details and result.details["majority"] < 1:
+        words.append(
+            f"Always answering the most frequent class would be right in {number(result.details['majority'])}."
+        )
+    words += [f"Not asked: {count:,} ({spaced(reason)})." for reason, count in result.selection.excluded.items()]
     if result.undefined:
         words.append(f"Not defined by these data: {', '.join(map(metric_name, result.undefined))}.")
     return " ".join(words)
 
 
-def caveats(result: TaskResult) -> list[str]:
+def caveats(results: Sequence[TaskResult]) -> list[str]:
     """Return what a reader must know before the figures."""
-    groups = len(set(result.selection.groups))
+    groups = len(set(results[0].selection.groups))
     found = []
     if groups < SMALL_GROUPS:
         found.append(f"Small: {groups} groups. Only large differences can be seen in so few; read the intervals.")
+    if seen := max(result.details.get("test_groups_fitted_on", 0) for result in results):
+        found.append(
+            f"{seen} of the groups scored here are also in what the probe was fitted on: the scores are too high."
+        )
+    if not all(result.details.get("converged", True) for result in results):
+        found.append("The fit of at least one probe had not converged when its steps ran out.")
     return found
+
+
+def fit_words(results: Sequence[TaskResult]) -> str:
+    """Return what the probes were fitted on and the strength that validation chose for each checkpoint."""
+    details = results[0].details
+    if "c" not in details:
+        return ""
+    where = "kept back from them" if details["val_from_train"] else "of their own split"
+    strengths = ", ".join(f"{result.details['c']:g}" for result in results)
+    return (
+        f"Fitted on {details['train_images']:,} images; the strength of the penalty chosen on "
+        f"{details['val_images']:,} {where} (C {strengths})."
+    )
 
 
 def tie_words(results: Sequence[TaskResult]) -> str:
@@ -165,6 +191,31 @@ def tie_words(results: Sequence[TaskResult]) -> str:
     return (
         f"Equal similarities leave {len(widest)} figures open, {metric_name(metric)} most: "
         f"{number(low, metric)} … {number(high, metric)}. The figures here count ties against the model."
+    )
+
+
+def shots_chart(index: ScoreIndex, task: str) -> Markup:
+    """Return few-shot scores over the training images a class, where there are several numbers of them."""
+    shots = {
+        int(metric.split("_")[0]): metric
+        for metric in index.metrics(task)
+        if metric.endswith(f"_shot/{SHOT_METRIC}") and metric.split("_")[0].isdecimal()
+    }
+    if len(shots) < 2:
+        return EMPTY
+    lines: dict[str, list[tuple[float, float]]] = {name: [] for name in index.checkpoints}
+    bands: dict[str, list[tuple[float, float, float]]] = {name: [] for name in index.checkpoints}
+    for number_, metric in sorted(shots.items()):
+        for name, found in zip(index.checkpoints, index.estimates(metric, "task", task), strict=True):
+            if found is not None:
+                lines[name].append((number_, found.value))
+                bands[name] += [(number_, *found.bounds)] if found.bounds else []
+    label = f"{spaced(task)}: {metric_name(SHOT_METRIC)} over training images a class"
+    return line_chart(
+        {name: points for name, points in lines.items() if points},
+        "training images a class",
+        label,
+        {name: band for name, band in bands.items() if band},
     )
 
 

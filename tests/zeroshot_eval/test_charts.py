@@ -5,7 +5,16 @@ from dataclasses import dataclass
 import pytest
 from lxml import html
 
-from zeroshot_eval.charts import PromptSpread, dots, forest, heat_class, heat_map, prompt_strip, reliability
+from zeroshot_eval.charts import (
+    PairedDifference,
+    PromptSpread,
+    dots,
+    forest,
+    heat_class,
+    heat_map,
+    prompt_strip,
+    reliability,
+)
 from zeroshot_eval.figures import HEIGHT, Scale, line_chart, nice_ticks
 from zeroshot_eval.grid import Estimate, Grid, Line, number, signed, skill, span
 
@@ -116,20 +125,11 @@ def test_values_off_the_scale_stay_at_its_end():
     assert of_class(page, "interval")[0].get("x2") == "100.00%"
 
 
-@dataclass
-class Paired:
-    task: str
-    difference: float
-    low: float | None
-    high: float | None
-    verdict: str
-
-
 def test_forest_is_symmetric_around_zero():
     rows = [
-        Paired("a", 0.1, 0.05, 0.15, "win"),
-        Paired("b", -0.1, -0.18, 0.02, "tie"),
-        Paired("c", -0.02, None, None, "loss"),
+        PairedDifference(task="a", difference=0.1, low=0.05, high=0.15, verdict="win", note="p 0.010"),
+        PairedDifference(task="b", difference=-0.1, low=-0.18, high=0.02, verdict="tie"),
+        PairedDifference(task="c", difference=-0.02, low=None, high=None, verdict="loss"),
     ]
     page = tree(forest(rows, {"a": "Task A"}, HOSTILE))
     # The axis reaches from −0.2 to 0.2: 0.1 is at three quarters.
@@ -142,6 +142,7 @@ def test_forest_is_symmetric_around_zero():
     assert [each.text_content() for each in of_class(page, "verdict")] == ["better", "no difference shown", "worse"]
     text = page.text_content()
     assert "Task A" in text
+    assert "better p 0.010" in text
     assert "−0.100 −0.180 … +0.020" in text
     assert f"better than {HOSTILE} →" in text
 
