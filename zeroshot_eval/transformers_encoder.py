@@ -38,7 +38,16 @@ CLASSES = {
     "siglip2": "Siglip2Model",
     "vision-text-dual-encoder": "VisionTextDualEncoderModel",
 }
-POSITIONS = {"clip": 77, "clip_text_model": 77, "siglip": 64, "siglip2": 64}  # where a config keeps the default
+# The token positions of text towers whose config leaves the default out, by model type; BERT's for all others.
+POSITIONS = {
+    "clip": 77,
+    "clip_text_model": 77,
+    "siglip": 64,
+    "siglip_text_model": 64,
+    "siglip2": 64,
+    "siglip2_text_model": 64,
+}
+BERT_POSITIONS = 512
 # Both were trained on texts padded to the full length, without a mask: padding to less changes the embeddings.
 PADDED = frozenset({"siglip", "siglip2"})
 # Their positions begin after the padding token's id.
@@ -79,7 +88,7 @@ class TransformersSource:
         """Return how many tokens a text keeps: the tokenizer's own limit, or the text tower's positions if fewer."""
         text = self.config.get("text_config_dict") or self.config.get("text_config") or {}
         kind = text.get("model_type", self.model_type)
-        positions = int(text.get("max_position_embeddings", POSITIONS.get(kind, 512)))
+        positions = int(text.get("max_position_embeddings", POSITIONS.get(kind, BERT_POSITIONS)))
         if kind in ROBERTAS:
             positions -= int(text.get("pad_token_id", 1)) + 1
         own = _read_json(self.folder / "tokenizer_config.json", self.name).get("model_max_length")

@@ -87,6 +87,26 @@ def test_siglip_texts_are_padded_to_their_64_positions_whatever_the_batch(folder
     assert encoder.facts.tokenization == "64 tokens, padded to them"
 
 
+@pytest.mark.parametrize(("kind", "positions"), [("clip", 77), ("siglip", 64), ("siglip2", 64), ("dual", 512)])
+def test_configs_that_leave_the_token_positions_out_mean_the_models_default(folders, tmp_path, kind, positions):
+    folder = Path(shutil.copytree(folders[kind], tmp_path / "copy"))
+    for file, keys in (("config.json", ["max_position_embeddings"]), ("tokenizer_config.json", ["model_max_length"])):
+        content = json.loads((folder / file).read_text())
+        for key in keys:
+            content.get("text_config", content).pop(key, None)
+        (folder / file).write_text(json.dumps(content))
+    assert describe_encoder(folder).tokenization.startswith(f"{positions} tokens")
+
+
+def test_vocabularies_of_the_librarys_first_layout_are_read(folders, clip_copy):
+    vocabulary = json.loads((clip_copy / "tokenizer.json").read_text())["model"]["vocab"]
+    (clip_copy / "tokenizer.json").unlink()
+    (clip_copy / "vocab.json").write_text(json.dumps(vocabulary))
+    (clip_copy / "merges.txt").write_text("#version: 0.2\n")
+    theirs = open_encoder(folders["clip"]).embed_texts(TEXTS)
+    torch.testing.assert_close(open_encoder(clip_copy).embed_texts(TEXTS), theirs)
+
+
 def test_long_texts_are_cut_at_the_towers_positions(folders):
     encoder = open_encoder(folders["clip"])
     long = "lung " * 100
