@@ -8,7 +8,8 @@ and by kind of task
 
     classification, probe   target int32, scores list<float32>: cosines (decision values of a probe) by class
     multi_label             target list<int8> (1, 0, -1 for unknown), scores list<float32> by class
-    retrieval               direction, rank_best and rank_worst (ties for and against us), num_correct, all int32
+    retrieval               direction, caption (its place among the image's, -1 for a query that is an
+                            image), rank_best and rank_worst (ties for and against us), num_correct, gallery: int32
     choice                  target int32, scores list<float32> over the row's options, set_id, category
 """
 

@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
-DIRECTIONS = {"image_to_text": "text_to_image", "text_to_image": "image_to_text"}
+DIRECTIONS = ("image_to_text", "text_to_image")
 
 
 def statistic_of(predictions: Predictions, only: Collection[str] | None = None) -> Statistic:
@@ -100,18 +100,17 @@ def _classification(predictions: Predictions, only: Collection[str] | None) -> S
 
 
 def _retrieval(predictions: Predictions) -> Statistic:
-    """Both directions. The gallery of one is taken to be the queries of the other."""
+    """Both directions, as far as there are queries."""
     directions = np.asarray(predictions.column("direction"))
-    best, worst, num_correct = (
-        np.asarray(predictions.column(name), dtype=np.int64) for name in ("rank_best", "rank_worst", "num_correct")
-    )
+    columns = [
+        np.asarray(predictions.column(name), dtype=np.int64)
+        for name in ("rank_best", "rank_worst", "num_correct", "gallery")
+    ]
     parts: dict[str, tuple[Bools, Statistic]] = {}
-    for direction, other in DIRECTIONS.items():
+    for direction in DIRECTIONS:
         mask = directions == direction
         if mask.any():
-            size = max(int((directions == other).sum()), int(worst[mask].max()))
-            ranks = Ranks(best[mask], worst[mask], num_correct[mask], np.full(int(mask.sum()), size))
-            parts[direction] = (mask, retrieval_statistic(ranks))
+            parts[direction] = (mask, retrieval_statistic(Ranks(*(column[mask] for column in columns))))
 
     def statistic(weights: Floats) -> dict[str, Floats]:
         found: dict[str, Floats] = {}

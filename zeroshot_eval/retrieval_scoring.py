@@ -102,6 +102,7 @@ def _retrieval_columns(ranks: Mapping[Direction, Ranks], owner: Ints) -> dict[st
         "rank_best": pa.array(np.concatenate([found.best for _, found in both]), pa.int32()),
         "rank_worst": pa.array(np.concatenate([found.worst for _, found in both]), pa.int32()),
         "num_correct": pa.array(np.concatenate([found.num_correct for _, found in both]), pa.int32()),
+        "gallery": pa.array(np.concatenate([found.gallery for _, found in both]), pa.int32()),
     }
 
 

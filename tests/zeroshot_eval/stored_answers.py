@@ -71,6 +71,7 @@ def ranked(header: Header, rows: Sequence[tuple[str, int, int]], items: Sequence
         "rank_best": pa.array([row[1] for row in rows], pa.int32()),
         "rank_worst": pa.array([row[2] for row in rows], pa.int32()),
         "num_correct": pa.array([1] * len(rows), pa.int32()),
+        "gallery": pa.array([sum(other[0] != row[0] for other in rows) for row in rows], pa.int32()),
     }
     return make_predictions(header, items, columns)
 
