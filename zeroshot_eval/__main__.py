@@ -15,6 +15,7 @@ from zeroshot_eval.suite import MIXED, ClassificationTask, Suite
 from zeroshot_eval.suite_files import load_suite, suite_names
 
 if TYPE_CHECKING:
+    from zeroshot_eval.cells import Cells
     from zeroshot_eval.scoring import Score
     from zeroshot_eval.sweeps import Curve
 
@@ -25,7 +26,10 @@ DESCRIPTION = """Score checkpoints zero-shot: classification, retrieval, probes 
   python -m zeroshot_eval score build/run/model --suite phantoms --sets build/demo/set --out build/scores
   python -m zeroshot_eval score biomedclip build/run/model --suite real --sets build/real/set --out build/scores
   python -m zeroshot_eval score build/run/model --sets FOLDER --out build/scores     asks what the data bring along
+  python -m zeroshot_eval compare build/base build/new                                paired differences of two folders
+  python -m zeroshot_eval gate build/new --min modality.ct=0.6 --no-worse-than build/base   exit status 1 below the bar
   python -m zeroshot_eval sweep BASE TUNED --suite real --sets SET --out build/sweep  interpolations (WiSE-FT)
+  python -m zeroshot_eval report build/scores                                         draws the report again
   python -m zeroshot_eval list                                                        suites, tasks and classes
   python -m zeroshot_eval show real                                                   every prompt of a suite
 
@@ -113,6 +117,36 @@ def _print_prompts(task: ClassificationTask) -> None:
             print(f"    {prompt}")
 
 
+def _compare_command() -> Command:
+    from zeroshot_eval.comparison import CompareConfig, run_compare
+    from zeroshot_eval.comparison_tables import comparison_tables, write_comparison
+
+    def run(config: CompareConfig) -> int:
+        comparison = run_compare(config)
+        _print_cells(comparison_tables(comparison))
+        if config.out is not None:
+            print(f"comparison: {write_comparison(comparison, config.out)}")
+        return 0
+
+    return CompareConfig, run
+
+
+def _gate_command() -> Command:
+    from zeroshot_eval.gate import GateConfig, run_gate
+    from zeroshot_eval.gate_files import gate_table, write_junit, write_markdown
+
+    def run(config: GateConfig) -> int:
+        result = run_gate(config)
+        _print_cells([gate_table(result)])
+        if config.junit is not None:
+            write_junit(result, config.junit)
+        if config.markdown is not None:
+            write_markdown(result, config.markdown)
+        return 0 if result.passed else 1
+
+    return GateConfig, run
+
+
 def _sweep_command() -> Command:
     from zeroshot_eval.sweeps import SweepConfig, sweep
 
@@ -136,6 +170,16 @@ def _soup_command() -> Command:
     return SoupConfig, run
 
 
+def _report_command() -> Command:
+    from zeroshot_eval.report import ReportConfig, redraw
+
+    def run(config: ReportConfig) -> int:
+        print(f"report: {redraw(config)}")
+        return 0
+
+    return ReportConfig, run
+
+
 def _swept(curve: Curve, config: EvalConfig) -> int:
     """Print the scores along a line of checkpoints."""
     _print_table(curve.evaluation)
@@ -147,9 +191,12 @@ def _swept(curve: Curve, config: EvalConfig) -> int:
 # A command's modules are imported when it is called: a warm run of one takes about a second.
 COMMANDS: dict[str, Callable[[], Command]] = {
     "score": lambda: (EvalConfig, score),
+    "compare": _compare_command,
+    "gate": _gate_command,
     "sweep": _sweep_command,
     "curve": _curve_command,
     "soup": _soup_command,
+    "report": _report_command,
     "list": lambda: (List, list_suites),
     "show": lambda: (Show, show),
 }
@@ -242,6 +289,12 @@ def _cell(row: Score | None) -> str:
         return "-"
     bounds = "" if row.low is None or row.high is None else f" ({row.low:.3f} … {row.high:.3f})"
     return f"{row.value:.3f}{bounds}"
+
+
+def _print_cells(tables: Sequence[Cells]) -> None:
+    console = _console()
+    for table in tables:
+        console.print(table.rich())
 
 
 def _console() -> Any:
