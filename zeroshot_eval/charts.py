@@ -31,7 +31,7 @@ from zeroshot_eval.grid import Estimate, Grid, Line, number, signed, skill, span
 LANE = 20  # pixels of height of one checkpoint in a row
 HEAT_STEPS = 10
 NO_TRACK = "–"
-VERDICTS = {"win": "better", "loss": "worse", "tie": "no difference shown"}
+VERDICTS = {"win": "better", "loss": "worse", "tie": "tie"}
 PLOT_SIDE = 240
 PLOT_LEFT, PLOT_RIGHT, PLOT_TOP, PLOT_BOTTOM = 38, 10, 10, 34
 
@@ -147,7 +147,7 @@ def forest(differences: Sequence[PairedDifference], titles: Mapping[str, str], a
         place: the second checkpoint's number, which gives colour and shape.
     """
     reach = max((abs(end) for row in differences for end in _ends(row)), default=0.1) or 0.1
-    limit = nice_ticks(0, reach, 2)[-1]
+    limit = nice_ticks(0, reach)[-1]
     scale = Scale(-limit, limit)
     rows = [_axis_row(scale, Markup("<i>← {} better</i><i>better than {} →</i>").format(against, against))]
     rows += [_forest_row(row, titles.get(row.task, row.task), scale, place) for row in differences]

@@ -81,7 +81,7 @@ def _compared(evaluation: Evaluation) -> tuple[dict[str, list[PairedDifference]]
     tasks = max(map(len, answers))
     if not tasks:
         return {}, {}
-    settings = CompareSettings(samples=max(SAMPLES, 100 * tasks), seed=evaluation.config.seed, flips=1)
+    settings = CompareSettings(samples=max(SAMPLES, 100 * tasks), seed=evaluation.config.seed, flips=0)
     every = len(runs) <= MOST_COMPARED
     pairs = combinations(range(len(runs)), 2) if every else ((0, other) for other in range(1, len(runs)))
     found = {(one, other): compare_answers(answers[one], answers[other], settings) for one, other in pairs}

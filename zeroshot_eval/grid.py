@@ -87,14 +87,13 @@ class Grid:
 
 
 def skill(value: float, chance: float | None) -> float:
-    """Return how far a value lies from chance: 0 at chance, 1 at perfect, −1 at the worst (0); clipped to −1 … 1.
+    """Return the share of the way from chance to perfect that a value has gone: 0 at chance, 1 at 1; from −1 on.
 
     Without a chance level (None) the value itself counts.
     """
-    if chance is None or not 0 <= chance < 1:
+    if chance is None or chance >= 1:
         return min(max(value, -1.0), 1.0)
-    room = 1 - chance if value >= chance else max(chance, 1e-12)
-    return min(max((value - chance) / room, -1.0), 1.0)
+    return min(max((value - chance) / (1 - chance), -1.0), 1.0)
 
 
 def number(value: float | None, metric: str = "") -> str:

@@ -161,8 +161,8 @@ def forests(evaluation: Evaluation, findings: Findings) -> list[Forest]:
     for place, name in enumerate(checkpoint_names(evaluation)):
         rows = findings.differences.get(name, ())
         if rows:
-            counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("win", "tie", "loss")}
-            summary = f"better on {counts['win']}, worse on {counts['loss']}, no difference shown on {counts['tie']}"
+            counts = Counter(row.verdict for row in rows if row.task in main_metrics(evaluation))
+            summary = f"tasks: better on {counts['win']}, worse on {counts['loss']}, tied on {counts['tie']}"
             body = forest(rows, titles, checkpoint_names(evaluation)[0], place)
             found.append(Forest(key=key(place), name=name, summary=summary, body=body))
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from clipmed.errors import ConfigError, DataError
 from clipmed.files import write_text
 from zeroshot_eval.attrition import set_attrition
 from zeroshot_eval.curves import training_curves
-from zeroshot_eval.evaluation import EvalConfig, Evaluation
+from zeroshot_eval.evaluation import EvalConfig, Evaluation, evaluate
 from zeroshot_eval.findings import Findings, find
 from zeroshot_eval.grid import Grid
 from zeroshot_eval.page import (
@@ -66,6 +66,16 @@ def read_config(out: Path) -> EvalConfig:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not readable as YAML: {error}") from error
     return from_dict(EvalConfig, data, str(path))
+
+
+def redraw(config: ReportConfig) -> Path:
+    """Write the report of a folder of scores again; embeddings come from its cache.
+
+    Raises:
+        ClipmedError: no config there, or checkpoints or data that are no longer where it says.
+    """
+    evaluation = evaluate(replace(read_config(config.out), out=config.out))
+    return write_report(evaluation, config.gallery_sources)
 
 
 def write_report(evaluation: Evaluation, sources: Sequence[str] | None = None) -> Path:

@@ -52,7 +52,15 @@ def of_class(element, name: str) -> list:
 
 @pytest.mark.parametrize(
     ("value", "chance", "expected"),
-    [(0.5, 0.5, 0), (1, 0.5, 1), (0.75, 0.5, 0.5), (0.25, 0.5, -0.5), (0, 0.25, -1), (0.4, 0.25, 0.2), (-0.3, 0, -1)],
+    [
+        (0.5, 0.5, 0),
+        (1, 0.5, 1),
+        (0.75, 0.5, 0.5),
+        (0.25, 0.5, -0.5),
+        (0, 0.25, -1 / 3),
+        (0.4, 0.25, 0.2),
+        (-0.3, 0, -0.3),
+    ],
 )
 def test_skill_is_the_distance_from_chance(value: float, chance: float, expected: float):
     assert skill(value, chance) == pytest.approx(expected)
@@ -139,7 +147,7 @@ def test_forest_is_symmetric_around_zero():
         ("5.00%", "55.00%"),
     ]
     assert {each.get("x1") for each in of_class(page, "zero")} == {"50.00%"}
-    assert [each.text_content() for each in of_class(page, "verdict")] == ["better", "no difference shown", "worse"]
+    assert [each.text_content() for each in of_class(page, "verdict")] == ["better", "tie", "worse"]
     text = page.text_content()
     assert "Task A" in text
     assert "better p 0.010" in text
