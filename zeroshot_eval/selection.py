@@ -135,6 +135,9 @@ def select_labelled(task: ClassificationTask | ProbeTask, split: str, pool: Pool
     known = pool.vocabulary(task.task)
     if known is None:
         return Skipped(task.name, f"the sets have no label task {task.task!r}")
+    labelled = [item for item in pool.items(split) if _is_labelled(item, task) and _of_sources(item, task.sources)]
+    if not labelled:
+        return _nothing_to_ask(task, split, {})
     classes = tuple(task.classes) or tuple(known)
     for class_id in classes:
         if class_id not in known:
@@ -142,7 +145,6 @@ def select_labelled(task: ClassificationTask | ProbeTask, split: str, pool: Pool
                 f"task {task.name!r}: class {class_id!r} is not in the sets' label task {task.task!r}"
                 f"{nearest(class_id, known)} Allowed: {', '.join(known)}"
             )
-    labelled = [item for item in pool.items(split) if _is_labelled(item, task) and _of_sources(item, task.sources)]
     if task.kind == "multi_label":
         found = _multi_label(task, classes, labelled)
     else:

@@ -287,6 +287,10 @@ def test_a_class_that_the_set_does_not_know_is_refused_before_embedding(
         ({"task": "texture"}, "the sets have no label task 'texture'"),
         ({"split": "val"}, "split 'val' holds no sample for it"),
         ({"sources": ["elsewhere"]}, "split 'test' holds no sample for it of the sources elsewhere"),
+        (
+            {"sources": ["elsewhere"], "classes": {"a": ["a"], "b": ["b"]}},  # another source's classes of that name
+            "split 'test' holds no sample for it of the sources elsewhere",
+        ),
     ],
 )
 def test_a_task_without_samples_is_marked_and_the_others_are_scored(
@@ -445,6 +449,25 @@ def test_help_names_every_command_and_teaches_by_example(capsys: pytest.CaptureF
     assert ended.value.code == 2
     refused = capsys.readouterr().err
     assert all(name in refused for name in COMMANDS)
+
+
+def test_compare_and_gate_judge_what_score_left(
+    evaluation: Evaluation, checkpoint: Path, second_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+):
+    both = evaluate(replace(evaluation.config, checkpoints=(str(checkpoint), str(second_checkpoint))))
+    write_scores(both)
+    out, (first, second) = str(both.config.out), (run.facts.name for run in both.runs)
+    words = [out, out, "--first-checkpoint", first, "--second-checkpoint", second, "--samples", "200"]
+    assert main(["compare", *words, "--out", out]) == 0
+    printed = capsys.readouterr().out
+    assert "tiles" in printed
+    assert printed.splitlines()[-1] == f"comparison: {out}/comparison.md"
+    value = rows_of(both, task="tiles", metric="accuracy", checkpoint=first)[0].value
+    gate = ["gate", out, "--checkpoint", first]
+    assert main([*gate, "--min", f"task.tiles.accuracy={value - 0.01}"]) == 0
+    assert main([*gate, "--min", f"task.tiles.accuracy={value + 0.01}"]) == 1
+    assert main([*gate, "--min", "task.tile.accuracy=0.5"]) == 2
+    assert main([*gate, "--no-worse-than", out, "--baseline-checkpoint", first, "--samples", "200"]) == 0
 
 
 def test_list_and_show_name_tasks_and_prompts(suite_file: Path, capsys: pytest.CaptureFixture[str]):
