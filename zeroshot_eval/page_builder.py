@@ -25,6 +25,7 @@ from zeroshot_eval.retrieval_examples import Gallery, Query, choose_queries
 from zeroshot_eval.retrieval_scoring import asked_captions
 from zeroshot_eval.scores import dataset_name
 from zeroshot_eval.scoring import TaskResult
+from zeroshot_eval.subgroup_plots import subgroup_plot
 from zeroshot_eval.suite import ClassificationTask, RetrievalTask
 from zeroshot_eval.summary import ScoreIndex
 from zeroshot_eval.task_pages import (
@@ -42,6 +43,7 @@ from zeroshot_eval.task_pages import (
 
 Singles = npt.NDArray[np.float32]
 DIRECTIONS = {"image_to_text": "Captions found by image", "text_to_image": "Images found by caption"}
+SUBGROUP_SAMPLES = 500
 PROMPT_METRICS = ("balanced_accuracy", "accuracy", "auroc", "quadratic_kappa", "macro_f1")
 
 
@@ -79,7 +81,7 @@ class PageBuilder:
     def _detailed(self, page: TaskPage, results: Sequence[TaskResult]) -> TaskPage:
         """Add what is worked out of all checkpoints together."""
         first, task = results[0], results[0].task
-        page = replace(page, confusions=tuple(confusions(self.index, results)))
+        page = replace(self._by_subgroup(page, first), confusions=tuple(confusions(self.index, results)))
         if isinstance(task, RetrievalTask):
             return replace(page, queries=self._queries(page.name))
         if first.kind == "probe":
@@ -100,6 +102,17 @@ class PageBuilder:
             sizes=_sizes(spreads, metric),
             sizes_note="Fewer prompts a class, drawn at random: median and quartiles.",
         )
+
+    def _by_subgroup(self, page: TaskPage, result: TaskResult) -> TaskPage:
+        config = self.evaluation.config.intervals()
+        if config is None or not result.columns:
+            return page
+        main = result.measures.get(result.task.main)
+        drawn = replace(config, samples=min(config.samples, SUBGROUP_SAMPLES))
+        plot, notes = subgroup_plot(
+            [stored[page.name] for stored in self._answers], drawn, main.chance if main is not None else None
+        )
+        return replace(page, subgroups=plot, subgroups_notes=tuple(notes))
 
     def _examples(self, name: str) -> list[Group]:
         answers = [stored[name] for stored in self._answers]

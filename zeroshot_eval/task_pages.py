@@ -87,7 +87,7 @@ class TaskPage:
     """scores over the number of prompts, or of training images of a probe"""
     sizes_note: str = ""
     subgroups: Markup = EMPTY
-    subgroups_note: str = ""
+    subgroups_notes: tuple[str, ...] = ()
     groups: tuple[Group, ...] = ()
     prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     queries: tuple[tuple[str, tuple[Query, ...]], ...] = ()
