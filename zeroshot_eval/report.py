@@ -14,7 +14,7 @@ from clipmed.configuration import from_dict
 from clipmed.errors import ConfigError, DataError
 from clipmed.files import write_text
 from zeroshot_eval.attrition import set_attrition
-from zeroshot_eval.curves import training_curves
+from zeroshot_eval.curves import score_curves, training_curves
 from zeroshot_eval.evaluation import EvalConfig, Evaluation, evaluate
 from zeroshot_eval.findings import Findings, find
 from zeroshot_eval.grid import Grid
@@ -143,6 +143,7 @@ def _context(evaluation: Evaluation, findings: Findings, sources: Sequence[str] 
         "datasets": dataset_plot(evaluation, index),
         "legend": legend(evaluation),
         "task_sections": sections,
+        "score_curves": score_curves(evaluation.config.out, index.checkpoints),
         "curves": [curve for run in evaluation.runs for curve in training_curves(Path(run.location), run.facts.name)],
         "attrition": [
             set_attrition(each.location, each.attrition, len(each)) for each in evaluation.collections if each.attrition
@@ -170,6 +171,7 @@ def _sections(context: dict[str, Any]) -> dict[str, str]:
     found = {
         "overview": "All tasks" if context["heat"] else "",
         "differences": "Differences" if context["forests"] else "",
+        "curve": "Curve" if context["score_curves"] else "",
         "modalities": "By modality" if context["modalities"] else "",
         "datasets": "By dataset" if context["datasets"] else "",
     }

@@ -292,6 +292,34 @@ def test_training_curves_stand_on_the_page(two: Evaluation, checkpoint: Path):
     assert [title.split(" ")[0] for title in titles] == ["Loss", "Validation"]
 
 
+def test_a_sweep_has_its_curve_on_the_page(two: Evaluation):
+    names = [run.facts.name for run in two.runs]
+    rows = [
+        {"alpha": alpha, "level": level, "modality": modality, "metric": "balanced_accuracy", "chance": 0.25, "n": 48}
+        | {"value": 0.3 + alpha / 2, "low": 0.2, "high": None if alpha else 0.9}
+        for level, modality in (("overall", None), ("modality", "ct"))
+        for alpha in (1.0, 0.0)
+    ]
+    points = [{"alpha": float(at), "checkpoint": name} for at, name in enumerate(names)]
+    path = two.config.out / "curve.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"axis": "alpha", "points": points, "rows": rows}))
+    try:
+        page = parsed(render_report(two))
+        path.write_text(json.dumps({"axis": "alpha", "points": points[:1], "rows": rows}))
+        other = parsed(render_report(two))
+    finally:
+        path.unlink()
+    captions = [words(each) for each in page.xpath('//section[@id="curve"]//figcaption')]
+    assert captions == ["Mean over modalities n 48; band: 95 % interval", "CT n 48; band: 95 % interval"]
+    # From 0.3 to 0.8 on an axis from 0.2 to 0.8: the line rises from left to right.
+    line = page.xpath('//section[@id="curve"]//polyline[contains(@class, "c0")]/@points')[0].split()
+    assert [point.split(",")[0] for point in line] == ["46.0", "328.0"]
+    assert float(line[0].split(",")[1]) > float(line[1].split(",")[1])
+    assert page.xpath('//section[@id="curve"]//polyline[@class="line chance"]')
+    assert not other.xpath('//section[@id="curve"]')
+
+
 def test_the_folder_gets_page_and_tables_and_the_page_is_drawn_again_from_it(
     two: Evaluation, capsys: pytest.CaptureFixture[str]
 ):
