@@ -7,7 +7,6 @@ however many tasks there are; a small test set may let a drop pass that it canno
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +19,8 @@ from clipmed.configuration import nearest
 from clipmed.errors import ConfigError, DataError
 from zeroshot_eval.comparison import CompareConfig, CompareSettings, Comparison, TaskDifference, run_compare
 from zeroshot_eval.significance import bootstrap_p_value, holm
+from zeroshot_eval.stored_scores import read_scores
 
-SCORES_FILE = "scores.json"
 DEFAULT_METRIC = "balanced_accuracy"  # of averages; a task's is its main metric
 Outcome = Literal["pass", "fail", "not judged"]
 
@@ -97,7 +96,7 @@ def run_gate(config: GateConfig) -> GateResult:
         ConfigError: an unknown name, a folder without scores, or a baseline on other data: the gate cannot judge.
     """
     try:
-        scores = _read_scores(config.folder)
+        scores = read_scores(config.folder)
         checkpoint = _checkpoint(scores, config.checkpoint, config.folder)
         rows = named_rows(scores, checkpoint)
         checks = [_bar(text, "min", rows, config) for text in config.min]
@@ -137,19 +136,6 @@ def named_rows(scores: Mapping[str, Any], checkpoint: str) -> dict[str, list[Map
         for each in names:
             found.setdefault(each, []).append(row)
     return found
-
-
-def _read_scores(folder: Path) -> Any:
-    path = folder / SCORES_FILE
-    try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"no scores at {path}; give a folder that `python -m zeroshot_eval score` wrote") from error
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} is not readable as JSON: {error}; score the checkpoint again") from error
-    if not isinstance(scores, dict) or not {"rows", "tasks", "checkpoints"} <= scores.keys():
-        raise DataError(f"{path} holds no scores of this version of zeroshot_eval; score the checkpoint again")
-    return scores
 
 
 def _checkpoint(scores: Mapping[str, Any], wanted: str, folder: Path) -> str:

@@ -31,7 +31,8 @@ def row(level, metric, value, **changes):
 def evaluation(folder: Path, answers=(), rows=(), checkpoints=("new",)) -> Path:
     """A folder of scores as the suite writes them, as far as the gate reads them."""
     tasks = {"lesions": {"main_metric": "accuracy"}, "search": {"main_metric": "image_to_text/recall@5"}}
-    scores = {"rows": list(rows), "tasks": tasks, "checkpoints": [{"name": name} for name in checkpoints]}
+    scores = {"rows": list(rows), "tasks": tasks, "checkpoints": [{"name": name} for name in checkpoints],
+              "sets": []}  # fmt: skip
     folder.mkdir(exist_ok=True)
     (folder / "scores.json").write_text(json.dumps(scores))
     return write_all(folder, answers)
