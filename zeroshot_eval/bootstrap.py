@@ -64,10 +64,12 @@ def bootstrap(statistic: Statistic, groups: Sequence[str], config: BootstrapConf
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     words = _digest_words(names.tolist())
     rng = np.random.default_rng([config.seed, *words])
-    share = np.full(len(names), 1.0 / len(names))
 
     def draw(rows: range) -> Floats:
-        return rng.multinomial(len(names), share, size=len(rows))[:, index].astype(np.float64)
+        drawn = rng.integers(len(names), size=(len(rows), len(names)))
+        drawn += len(names) * np.arange(len(rows))[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        return counts[:, index].astype(np.float64)
 
     replicates = _chunked(statistic, draw, config.samples, len(index))
     num_blocks = min(len(names), JACKKNIFE_BLOCKS)
@@ -117,7 +119,7 @@ def _calibrated(replicates: Floats, left_out: Floats, num_groups: int) -> Floats
     moved = special.ndtr(reach / np.maximum(1 - acceleration * reach, 1e-9))
     order = defined[np.argsort(replicates[defined], kind="stable")]
     calibrated = replicates.copy()
-    calibrated[order] = np.quantile(replicates[order], moved)
+    calibrated[order] = np.interp(moved * (len(order) - 1), np.arange(len(order)), replicates[order])
     return calibrated
 
 
