@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -204,6 +205,8 @@ COMMANDS: dict[str, Callable[[], Command]] = {
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; errors of the input go to standard error."""
+    # Read when torch is loaded, which is later: threads that wait sleep, or decoding and the model fight for cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if args is None else args)
     try:
         return _run(words)

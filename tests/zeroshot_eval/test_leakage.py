@@ -13,9 +13,10 @@ from shards.config import PackConfig
 from shards.pack import pack
 from tests.shards.conftest import jpeg_of, make_sample, make_scan, write_spool
 from tests.zeroshot_eval.stored_answers import answered, chosen_options, make_header, ranked, write_all
-from zeroshot_eval.collections import ShardCollection, open_collection
+from zeroshot_eval.collections import open_collection
 from zeroshot_eval.leakage import AuditConfig, named_overlaps, read_overlaps, run_audit
 from zeroshot_eval.leakage_files import audit_table, read_warnings, write_audit
+from zeroshot_eval.shard_collections import ShardCollection
 
 NUM = 24
 CLASSES = ("mass", "normal")
