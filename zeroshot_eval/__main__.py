@@ -29,6 +29,7 @@ DESCRIPTION = """Score checkpoints zero-shot: classification, retrieval, probes 
   python -m zeroshot_eval score build/run/model --sets FOLDER --out build/scores     asks what the data bring along
   python -m zeroshot_eval compare build/base build/new                                paired differences of two folders
   python -m zeroshot_eval gate build/new --min modality.ct=0.6 --no-worse-than build/base   exit status 1 below the bar
+  python -m zeroshot_eval audit build/scores --train build/real/set                   test images in the training data
   python -m zeroshot_eval sweep BASE TUNED --suite real --sets SET --out build/sweep  interpolations (WiSE-FT)
   python -m zeroshot_eval report build/scores                                         draws the report again
   python -m zeroshot_eval list                                                        suites, tasks and classes
@@ -148,6 +149,19 @@ def _gate_command() -> Command:
     return GateConfig, run
 
 
+def _audit_command() -> Command:
+    from zeroshot_eval.leakage import AuditConfig, run_audit
+    from zeroshot_eval.leakage_files import audit_table, write_audit
+
+    def run(config: AuditConfig) -> int:
+        audit = run_audit(config)
+        _print_cells([audit_table(audit)])
+        print(f"audit: {write_audit(audit, config.folder)}   (the report shows it: python -m zeroshot_eval report …)")
+        return 0
+
+    return AuditConfig, run
+
+
 def _sweep_command() -> Command:
     from zeroshot_eval.sweeps import SweepConfig, sweep
 
@@ -194,6 +208,7 @@ COMMANDS: dict[str, Callable[[], Command]] = {
     "score": lambda: (EvalConfig, score),
     "compare": _compare_command,
     "gate": _gate_command,
+    "audit": _audit_command,
     "sweep": _sweep_command,
     "curve": _curve_command,
     "soup": _soup_command,

@@ -485,3 +485,14 @@ def test_a_set_over_http_scores_as_the_folder(
         sets = (f"{server.url}/{shard_set.name}",)
         remote = evaluate(replace(evaluation.config, sets=sets, cache=tmp_path / "remote"))
     assert remote.rows == evaluation.rows
+
+
+def test_audit_finds_the_test_images_of_a_set_that_was_trained_on_whole(
+    evaluation: Evaluation, shard_set: Path, capsys: pytest.CaptureFixture[str]
+):
+    write_scores(evaluation)
+    words = ["audit", str(evaluation.config.out), "--train", str(shard_set), "--bootstrap-samples", "100"]
+    assert main([*words, "--splits", "test"]) == 0
+    assert "5 of 5 tasks have training data among their samples" in capsys.readouterr().out
+    assert main([*words, "--splits", "val"]) == 0
+    assert "0 of 5 tasks" in capsys.readouterr().out
