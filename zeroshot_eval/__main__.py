@@ -34,6 +34,7 @@ DESCRIPTION = """Score checkpoints zero-shot: classification, retrieval, probes 
   python -m zeroshot_eval report build/scores                                         draws the report again
   python -m zeroshot_eval list                                                        suites, tasks and classes
   python -m zeroshot_eval show real                                                   every prompt of a suite
+  python -m zeroshot_eval models                                                      published models by flag
 
 Images are embedded once for all tasks and checkpoints, and kept: scoring again takes seconds. Every command explains
 itself with --help. Exit status: 0 done, 1 failed, 2 wrong usage."""
@@ -69,6 +70,11 @@ class Show:
     """a name that `list` shows, or the path of a .yaml file"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """List the published models that go by a flag, with licence, access and training data."""
+
+
 def score(config: EvalConfig) -> int:
     """Score, write the folder, print the headlines."""
     from zeroshot_eval.evaluation import evaluate
@@ -97,6 +103,14 @@ def list_suites(command: List) -> int:
                 task.name, kind, task.modality or MIXED, task.main, ", ".join(classes) or "-", ", ".join(task.tags)
             )
         _console().print(table)
+    return 0
+
+
+def models(_command: Models) -> int:
+    """Print the published models."""
+    from zeroshot_eval.baselines import baselines_table
+
+    _console().print(baselines_table())
     return 0
 
 
@@ -215,6 +229,7 @@ COMMANDS: dict[str, Callable[[], Command]] = {
     "report": _report_command,
     "list": lambda: (List, list_suites),
     "show": lambda: (Show, show),
+    "models": lambda: (Models, models),
 }
 
 

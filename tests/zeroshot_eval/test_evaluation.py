@@ -473,6 +473,8 @@ def test_compare_and_gate_judge_what_score_left(
 def test_list_and_show_name_tasks_and_prompts(suite_file: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["list", str(suite_file)]) == 0
     assert "squares_grey" in capsys.readouterr().out
+    assert main(["models"]) == 0
+    assert "biomedclip" in capsys.readouterr().out
     assert main(["show", str(suite_file)]) == 0
     assert "    an image that is something red\n" in capsys.readouterr().out
 
