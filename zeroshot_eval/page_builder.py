@@ -165,6 +165,7 @@ class PageBuilder:
             images=owner,
             captions=place_of_caption.astype(np.int64),
             parts=[item.modality for item in items] if task.gallery == "modality" else (),
+            shown=[self.pictures.may_show(item.source) for item in items],
         )
         images = [run.vectors(result.selection) for run in runs]
         vectors = [run.texts.rows(gallery.texts) for run in runs]

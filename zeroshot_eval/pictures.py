@@ -39,7 +39,7 @@ class Pictures:
         Args:
             collections: where the images lie; an earlier one holds a key that comes twice.
             splits: the splits that were scored.
-            sources: the sources whose images may be shown; all if None.
+            sources: the sources whose images and captions may be shown; all if None.
         """
         self.sources = None if sources is None else frozenset(sources)
         self._collections = tuple(collections)
@@ -49,13 +49,17 @@ class Pictures:
                 for item in collection.items(split, set_index):
                     self._items.setdefault(item.key, item)
 
+    def may_show(self, source: str) -> bool:
+        """Return whether images and captions of a source may be shown."""
+        return self.sources is None or source in self.sources
+
     def item(self, key: str) -> Item | None:
         """Return what is known of a sample, or None where the collections do not hold it."""
         return self._items.get(key)
 
     def __call__(self, key: str, source: str) -> Picture:
         """Return a sample's picture; one that cannot or may not be shown says why."""
-        if self.sources is not None and source not in self.sources:
+        if not self.may_show(source):
             return Picture(key, source, None, "image left out of this page")
         item = self._items.get(key)
         if item is None:

@@ -48,7 +48,8 @@ class ReportConfig:
     out: Annotated[Path, tyro.conf.Positional]
     """folder that `score` wrote"""
     gallery_sources: tuple[str, ...] | None = None
-    """sources whose images the page may show; all if not given. A page that is passed on holds small copies of them"""
+    """sources whose images and captions the page may show; all if not given. The page holds small copies of them, so
+    that what may not be passed on belongs left out"""
 
 
 def read_config(out: Path) -> EvalConfig:
@@ -83,7 +84,7 @@ def write_report(evaluation: Evaluation, sources: Sequence[str] | None = None) -
 
     Args:
         evaluation: the scored checkpoints.
-        sources: the sources whose images the page may show; all if None.
+        sources: the sources whose images and captions the page may show; all if None.
 
     Returns: the page's path.
     """

@@ -12,6 +12,7 @@ from zeroshot_eval.pictures import Picture
 
 QUERIES = 2  # of each direction, the same for every checkpoint
 SHOWN = 5  # results of each query
+WITHHELD = "(caption left out of this page)"
 LONGEST = 220  # characters of a caption
 
 Singles = npt.NDArray[np.float32]
@@ -28,6 +29,7 @@ class Gallery:
         texts: the distinct captions.
         images, captions: places of the two of each pair, both of shape (pairs,).
         parts: the part of each image that it is searched in, such as its modality; one part if empty.
+        shown: whether an image and its captions may be shown; all may if empty.
     """
 
     keys: Sequence[str]
@@ -36,6 +38,20 @@ class Gallery:
     images: Ints
     captions: Ints
     parts: Sequence[str] = ()
+    shown: Sequence[bool] = ()
+
+    @property
+    def askable(self) -> Ints:
+        """The pairs that may be queries: those that may be shown, or all where none may."""
+        shown = np.asarray(self.shown, dtype=bool)[self.images] if self.shown else np.ones(len(self.images), dtype=bool)
+        return np.flatnonzero(shown) if shown.any() else np.arange(len(self.images))
+
+    def text(self, caption: int) -> str:
+        """Return a caption as it is shown."""
+        owners = self.images[self.captions == caption]
+        if self.shown and not any(self.shown[owner] for owner in owners):
+            return WITHHELD
+        return shortened(self.texts[caption])
 
     def searched(self, image: int) -> tuple[Ints, Ints]:
         """Return the images that are searched together with this one, and their captions."""
@@ -94,7 +110,7 @@ def choose_queries(
         seed: of the draw.
     """
     rng = np.random.default_rng(seed)
-    pairs = sorted(rng.permutation(len(gallery.images))[: 2 * QUERIES].tolist())
+    pairs = sorted(rng.permutation(gallery.askable)[: 2 * QUERIES].tolist())
     by_image = [_by_image(gallery, int(gallery.images[at]), images, texts, show) for at in pairs[::2]]
     return by_image + [_by_caption(gallery, at, images, texts, show) for at in pairs[1::2]]
 
@@ -105,7 +121,7 @@ def _by_image(gallery: Gallery, image: int, images: Sequence[Singles], texts: Se
     answers = []
     for number, (vectors, captions) in enumerate(zip(images, texts, strict=True)):
         order, words = _search(captions[searched] @ vectors[image], right)
-        found = tuple(FoundCaption(text=shortened(gallery.texts[searched[at]]), right=bool(right[at])) for at in order)
+        found = tuple(FoundCaption(text=gallery.text(int(searched[at])), right=bool(right[at])) for at in order)
         answers.append(Found(checkpoint=number, words=words, captions=found))
     picture = show(gallery.keys[image], gallery.sources[image])
     return Query(direction="image_to_text", picture=picture, caption="", answers=tuple(answers))
@@ -123,7 +139,7 @@ def _by_caption(gallery: Gallery, pair: int, images: Sequence[Singles], texts: S
             FoundPicture(picture=show(gallery.keys[at], gallery.sources[at]), right=is_right) for at, is_right in places
         )
         answers.append(Found(checkpoint=number, words=words, pictures=found))
-    caption = shortened(gallery.texts[sought])
+    caption = gallery.text(sought)
     return Query(direction="text_to_image", picture=None, caption=caption, answers=tuple(answers))
 
 

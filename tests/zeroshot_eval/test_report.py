@@ -182,12 +182,19 @@ def test_galleries_show_small_images_with_each_checkpoints_answer(page: html.Htm
     assert page.xpath('//article[@id="task-captions"]//ol/li')
 
 
-def test_only_images_of_the_named_sources_are_shown(two: Evaluation):
+def test_only_images_and_captions_of_the_named_sources_are_shown(two: Evaluation):
     page = parsed(render_report(two, sources=["tiles"]))
     assert page.xpath('//article[@id="task-tiles"]//img')
     assert not page.xpath('//article[@id="task-squares"]//img')
     left_out = page.xpath('//article[@id="task-squares"]//span[@class="withheld"]')
     assert {words(each) for each in left_out} == {"image left out of this page"}
+    queries = page.xpath('//article[@id="task-captions"]//div[@class="query"]')
+    asked = [image.get("alt") for query in queries for image in query.xpath("./div[1]/img")]
+    assert asked
+    assert all(key.startswith("sample tiles-") for key in asked)
+    assert "mri of something" in words(page)
+    assert "ct of something" not in words(page)
+    assert "(caption left out of this page)" in words(page)
     assert not parsed(render_report(two, sources=[])).xpath("//img")
 
 
