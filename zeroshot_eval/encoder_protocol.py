@@ -8,13 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, get_args
 
-from PIL import Image
-
 from clipmed.errors import ClipmedError, ConfigError, DataError
-from clipmed.images import to_rgb8
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
 DType = Literal["float32", "bfloat16", "float16"]
 TEXT_BATCH = 256
@@ -87,6 +85,10 @@ class LoadedEncoder:
 
     def pixels(self, data: bytes) -> torch.Tensor:
         """See `Encoder.pixels`."""
+        from PIL import Image
+
+        from clipmed.images import to_rgb8
+
         try:
             with Image.open(io.BytesIO(data)) as image:
                 rgb = image.convert("RGB") if image.mode == "RGB" else to_rgb8(image)

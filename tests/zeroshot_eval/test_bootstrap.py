@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from clipmed.errors import ConfigError
-from zeroshot_eval.bootstrap import BootstrapConfig, bootstrap, interval
+from zeroshot_eval.bootstrap import BootstrapConfig, bootstrap, interval, student_quantiles
 
 
 def mean_of(values: np.ndarray):
@@ -128,3 +128,11 @@ def test_interval_is_none_where_most_replicates_are_undefined():
 def test_too_few_samples_are_refused():
     with pytest.raises(ConfigError, match="bootstrap samples: got 10; allowed: 100 or more"):
         BootstrapConfig(samples=10)
+
+
+@pytest.mark.parametrize("freedom", [1.0, 1.3, 2.0, 7.5, 58.0, 399.0, 1e5])
+def test_quantiles_of_student_s_t_are_scipy_s(freedom: float):
+    levels = (np.arange(1000) + 0.5) / 1000
+    found = student_quantiles(freedom, levels)
+    assert special.stdtr(freedom, found) == pytest.approx(levels, abs=3e-5)
+    assert found[25:975] == pytest.approx(special.stdtrit(freedom, levels)[25:975], rel=1e-3)
