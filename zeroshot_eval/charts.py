@@ -268,7 +268,9 @@ def _dot_row(grid: Grid, line: Line, scale: Scale, link: str | None) -> Markup:
 def _titled(line: Line, detail: str, link: str | None) -> Markup:
     """Return a line's title with its link, its warnings and a smaller detail beneath."""
     title = Markup('<a href="{}">{}</a>').format(link, line.title) if link else line.title
-    marks = EMPTY.join(Markup(' <em class="chip">{}</em>').format(text) for text in line.marks)
+    marks = EMPTY.join(
+        Markup(' <em class="chip{}">{}</em>').format(" alarm" if mark.alarm else "", mark.text) for mark in line.marks
+    )
     return Markup("{}{}<small>{}</small>").format(title, marks, detail)
 
 

@@ -10,20 +10,15 @@ from zeroshot_eval.average_differences import OVERALL
 from zeroshot_eval.charts import PairedDifference
 from zeroshot_eval.comparison import CompareSettings, Comparison, TaskDifference, compare_answers
 from zeroshot_eval.evaluation import CheckpointRun, Evaluation
+from zeroshot_eval.grid import Chip
+from zeroshot_eval.leakage_page import leak_chips
 from zeroshot_eval.predictions import Predictions, make_predictions
 from zeroshot_eval.score_files import header
-from zeroshot_eval.summary import HEADLINE, Chip
+from zeroshot_eval.summary import HEADLINE
 
 MOST_COMPARED = 6  # checkpoints of which every pair is compared; of more, each with the first alone
 SAMPLES = 2000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alarm:
-    """What a reader must know before the scores."""
-
-    title: str
-    text: str
+FITTED = Chip(text="fitted on test groups", alarm=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +29,11 @@ class Findings:
         differences: by the name of a further checkpoint, its paired differences from the first; averages first.
         best: by task, the checkpoint that paired tests put above every other one.
         chips: by task, the warnings that stand beside its scores.
-        alarms: what a reader must know before the scores.
     """
 
     differences: Mapping[str, Sequence[PairedDifference]] = field(default_factory=dict)
     best: Mapping[str, int] = field(default_factory=dict)
     chips: Mapping[str, Sequence[Chip]] = field(default_factory=dict)
-    alarms: Sequence[Alarm] = ()
 
 
 def find(evaluation: Evaluation) -> Findings:
@@ -145,9 +138,10 @@ def _p(value: float) -> str:
 
 
 def _chips(evaluation: Evaluation) -> dict[str, list[Chip]]:
-    chips: dict[str, list[Chip]] = {}
+    chips = leak_chips(evaluation)
     for run in evaluation.runs:
         for result in run.results:
             if result.details.get("test_groups_fitted_on", 0):
-                chips.setdefault(result.task.name, [Chip(text="fitted on test groups", alarm=True)])
+                own = chips.setdefault(result.task.name, [])
+                own += [] if FITTED in own else [FITTED]
     return chips

@@ -9,6 +9,14 @@ SMALL_GROUPS = 100  # below it a 95 % interval of an accuracy near one half is w
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Chip:
+    """A warning that stands beside a score wherever it is shown; an alarm says that the score may not count."""
+
+    text: str
+    alarm: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """One figure with all that a reader needs to judge it; `low` and `high` are None where there is no interval."""
 
@@ -47,7 +55,7 @@ class Line:
     estimates: tuple[Estimate | None, ...]
     best: int | None = None
     """the checkpoint that a paired test puts above each other one, if there is one"""
-    marks: tuple[str, ...] = ()
+    marks: tuple[Chip, ...] = ()
     """warnings that stay beside the score wherever it is shown, such as leakage"""
 
     @property

@@ -17,6 +17,7 @@ from zeroshot_eval.examples import Group, choose_examples
 from zeroshot_eval.figures import key, line_chart
 from zeroshot_eval.findings import Findings, answers_of
 from zeroshot_eval.grid import number
+from zeroshot_eval.leakage_page import leak_sentences
 from zeroshot_eval.naming import metric_name, modality_name, spaced
 from zeroshot_eval.page import main_metrics
 from zeroshot_eval.pictures import Pictures
@@ -71,7 +72,7 @@ class PageBuilder:
             note=getattr(task, "note", ""),
             lead=" ".join(filter(None, [lead(first), fit_words(results), tie_words(results)])),
             marks=tuple(self.findings.chips.get(name, ())),
-            warnings=tuple(caveats(results)),
+            warnings=(*leak_sentences(self.evaluation, name), *caveats(results)),
             metrics=task_metrics(self.index, name, task.main, self.findings.best.get(name)),
             held_out=first.held_out,
             more=tuple(more_metrics(self.index, name)),

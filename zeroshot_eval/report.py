@@ -18,6 +18,7 @@ from zeroshot_eval.curves import score_curves, training_curves
 from zeroshot_eval.evaluation import EvalConfig, Evaluation, evaluate
 from zeroshot_eval.findings import Findings, find
 from zeroshot_eval.grid import Grid
+from zeroshot_eval.leakage_page import audit_parts, not_audited
 from zeroshot_eval.page import (
     checkpoint_names,
     columns,
@@ -135,7 +136,8 @@ def _context(evaluation: Evaluation, findings: Findings, sources: Sequence[str] 
         "notes": [suite.note for suite in evaluation.suites if suite.note],
         "lead": _lead(evaluation),
         "columns": columns(evaluation, index),
-        "alarms": findings.alarms,
+        "audits": audit_parts(evaluation),
+        "not_audited": not_audited(evaluation),
         "skipped": evaluation.skipped,
         "repeated": evaluation.repeated,
         "heat": heat(grid) if grid.lines else "",
@@ -175,6 +177,7 @@ def _sections(context: dict[str, Any]) -> dict[str, str]:
         "curve": "Curve" if context["score_curves"] else "",
         "modalities": "By modality" if context["modalities"] else "",
         "datasets": "By dataset" if context["datasets"] else "",
+        "leakage": "Leakage" if context["audits"] else "",
     }
     found |= {section.anchor: section.title for section in context["task_sections"]}
     found |= {

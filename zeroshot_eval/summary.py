@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from zeroshot_eval.grid import SMALL_GROUPS, Estimate, Grid, Line, number, span
+from zeroshot_eval.grid import Chip, Estimate, Grid, Line, number, span
 from zeroshot_eval.naming import lower_is_better, metric_name, modality_name, spaced
 from zeroshot_eval.scoring import Score
 
@@ -13,15 +13,6 @@ HELD_OUT = "Held-out combinations"
 RETRIEVAL = "Retrieval"
 MEANS = "All modalities"
 HEADLINE = "balanced_accuracy"
-SMALL = f"fewer than {SMALL_GROUPS} groups"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chip:
-    """A warning that stands beside a score wherever it is shown; an alarm says that the score may not count."""
-
-    text: str
-    alarm: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +114,7 @@ def task_grid(
                 metric=metric_name(metric),
                 estimates=found,
                 best=best.get(task),
-                marks=tuple(chip.text for chip in chips.get(task, ())),
+                marks=tuple(chips.get(task, ())),
             )
         )
     last = (RETRIEVAL, HELD_OUT)

@@ -12,11 +12,11 @@ from markupsafe import Markup
 
 from zeroshot_eval.examples import Group
 from zeroshot_eval.figures import EMPTY, key, line_chart
-from zeroshot_eval.grid import SMALL_GROUPS, Estimate, number, span
+from zeroshot_eval.grid import SMALL_GROUPS, Chip, Estimate, number, span
 from zeroshot_eval.naming import is_other_rule, metric_name, spaced
 from zeroshot_eval.retrieval_examples import Query
 from zeroshot_eval.scoring import RECALL_PREFIX, TaskResult
-from zeroshot_eval.summary import Chip, MetricTable, ScoreIndex, metric_table
+from zeroshot_eval.summary import MetricTable, ScoreIndex, metric_table
 
 MAX_CLASSES = 25  # a confusion matrix of more is no longer read
 SHOT_METRIC = "balanced_accuracy"

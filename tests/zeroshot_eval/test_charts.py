@@ -16,7 +16,7 @@ from zeroshot_eval.charts import (
     reliability,
 )
 from zeroshot_eval.figures import HEIGHT, Scale, line_chart, nice_ticks
-from zeroshot_eval.grid import Estimate, Grid, Line, number, signed, skill, span
+from zeroshot_eval.grid import Chip, Estimate, Grid, Line, number, signed, skill, span
 
 HOSTILE = "<script>alert(\"1\")</script> & 'x'"
 
@@ -36,7 +36,7 @@ def grid() -> Grid:
     return Grid(
         checkpoints=("first", HOSTILE),
         lines=(
-            line("bleeding", estimate(0.55), estimate(0.75), best=1, marks=("3 images in training",)),
+            line("bleeding", estimate(0.55), estimate(0.75), best=1, marks=(Chip(text="3 images in training"),)),
             line("tumour", estimate(0.25, chance=0.25, n=1200), None, group="MRI"),
         ),
     )

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -283,6 +284,26 @@ def test_a_probe_fitted_on_test_groups_is_marked_wherever_it_is_shown(two: Evalu
     (row,) = page.xpath('//table[@class="heat"]//tr[th/a/@href="#task-probe"]')
     assert "fitted on test groups" in words(row)
     assert "3 of the groups scored here are also in what the probe was fitted on" in words(page)
+
+
+def test_leaked_samples_are_marked_beside_every_score(two: Evaluation, shard_set: Path):
+    write_scores(two)
+    folder = two.config.out
+    audit = ["audit", str(folder), "--train", str(shard_set), "--splits", "test", "--pictures", "none"]
+    try:
+        assert main([*audit, "--checkpoint", two.runs[1].facts.name, "--bootstrap-samples", "100"]) == 0
+        page = parsed(render_report(two))
+    finally:
+        shutil.rmtree(folder / "leakage")
+    (row,) = page.xpath('//table[@class="heat"]//tr[th/a/@href="#task-tiles"]')
+    assert f"in training data: {two.runs[1].facts.name}" in words(row)
+    (article,) = page.xpath('//article[@id="task-tiles"]')
+    assert "32 of 32 samples are in the training data" in words(article)
+    assert article.xpath('.//h3/em[@class="chip alarm"]')
+    leaked = [words(cell) for cell in page.xpath('//section[@id="leakage"]//tr[th/a/@href="#task-tiles"]/td')]
+    assert leaked[0] == "32 of 32"
+    assert leaked[3] == "not defined"
+    assert "not looked for among these images for run0/model" in words(page)
 
 
 def test_training_curves_stand_on_the_page(two: Evaluation, checkpoint: Path):

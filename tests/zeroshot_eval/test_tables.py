@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.zeroshot_eval.test_charts import estimate, line
-from zeroshot_eval.grid import Grid
+from zeroshot_eval.grid import Chip, Grid
 from zeroshot_eval.tables import Section, escape_latex, latex, markdown, write_tables
 
 
@@ -16,7 +16,7 @@ def grid() -> Grid:
         checkpoints=("base_16", "[tuned] 50 % | A&B"),
         lines=(
             line("bleeding", estimate(0.55), estimate(0.75), best=1),
-            line("tumour", estimate(0.25, chance=0.25), None, marks=("3 images in training",)),
+            line("tumour", estimate(0.25, chance=0.25), None, marks=(Chip(text="3 images in training"),)),
             line("grades", estimate(0.5, n=10), estimate(0.9, n=12, low=None), metric="quadratic kappa"),
         ),
     )
