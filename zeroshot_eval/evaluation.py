@@ -40,6 +40,7 @@ from zeroshot_eval.suite import ChoiceTask, ClassificationTask, ProbeTask, Suite
 
 if TYPE_CHECKING:  # imported where there are probes
     from zeroshot_eval.probe_scoring import ProbeData
+    from zeroshot_eval.prompt_sensitivity import PromptSensitivity
 
 Singles = npt.NDArray[np.float32]
 
@@ -109,6 +110,7 @@ class CheckpointRun:
     texts: Texts = field(repr=False)
     images: Mapping[int, ImageEmbeddings] = field(repr=False)
     results: tuple[TaskResult, ...] = field(repr=False)
+    seed: int = 0
 
     @property
     def facts(self) -> EncoderFacts:
@@ -123,6 +125,18 @@ class CheckpointRun:
     def vectors(self, selection: Selection) -> Singles:
         """Return the embeddings of a selection's samples in its order, shape (n, D)."""
         return vectors(selection, self.images)
+
+    @cached_property
+    def prompt_spreads(self) -> dict[str, PromptSensitivity]:
+        """What single-label tasks score with other choices among their prompts, by task; computed on first use."""
+        from zeroshot_eval.prompt_spread import prompt_spread
+
+        found = {
+            result.task.name: prompt_spread(result, self.vectors(result.selection), self.texts, self.seed)
+            for result in self.results
+            if result.kind == "classification"
+        }
+        return {task: spread for task, spread in found.items() if spread is not None}
 
     def result(self, task: str) -> TaskResult:
         """Return the result of a task."""
@@ -201,7 +215,9 @@ def evaluate(config: EvalConfig) -> Evaluation:
                 else:
                     results.append(scored)
                 bar.update()
-            runs.append(CheckpointRun(embedder=embedder, texts=own, images=images, results=tuple(results)))
+            runs.append(
+                CheckpointRun(embedder=embedder, texts=own, images=images, results=tuple(results), seed=config.seed)
+            )
     return Evaluation(
         config=config,
         suites=plan.suites,

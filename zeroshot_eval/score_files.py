@@ -83,6 +83,7 @@ def scores_json(evaluation: Evaluation) -> dict[str, Any]:
         "confusion": _by_checkpoint(evaluation, _confusion),
         "details": _by_checkpoint(evaluation, lambda result: result.details),
         "undefined": _by_checkpoint(evaluation, lambda result: list(result.undefined)),
+        "prompts": {run.facts.name: _prompts(run) for run in evaluation.runs} if evaluation.config.report else {},
         "excluded": {
             result.task.name: result.selection.excluded
             for result in evaluation.runs[0].results
@@ -135,6 +136,18 @@ def _task(result: TaskResult) -> dict[str, Any]:
 def _confusion(result: TaskResult) -> dict[str, Any] | None:
     counts = result.confusion
     return None if counts is None else {"classes": list(result.classes), "counts": counts.tolist()}
+
+
+def _prompts(run: CheckpointRun) -> dict[str, Any]:
+    """Return how much the scores of tasks depend on their prompts."""
+    from zeroshot_eval.prompt_spread import spread_json
+
+    tasks = {result.task.name: result.task for result in run.results}
+    return {
+        name: spread_json(spread, task)
+        for name, spread in run.prompt_spreads.items()
+        if isinstance(task := tasks[name], ClassificationTask)
+    }
 
 
 def _by_checkpoint(evaluation: Evaluation, what: Callable[[TaskResult], Any]) -> dict[str, dict[str, Any]]:

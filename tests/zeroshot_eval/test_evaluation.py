@@ -92,6 +92,12 @@ def test_scores_file_has_every_figure_with_n_interval_and_chance(evaluation: Eva
     assert scores["tasks"]["tiles"]["main_metric"] == "balanced_accuracy"
     [name] = scores["confusion"]
     assert np.sum(scores["confusion"][name]["tiles"]["counts"]) == 4 * NUM_TEST
+    prompts = scores["prompts"][name]["tiles"]
+    assert set(prompts["templates"]) == {"a picture of {}", "an image that is {}"}
+    whole = rows_of(evaluation, task="tiles", metric="balanced_accuracy")[0].value
+    assert prompts["ensemble"] == pytest.approx(whole)
+    assert list(prompts["prompts_a_class"]) == ["1", "2", "4"]
+    assert prompts["prompts_a_class"]["4"]["median"] == pytest.approx(whole)
     saved = yaml.safe_load((evaluation.config.out / "config.yaml").read_text())
     assert saved["bootstrap_samples"] == 100
     table = pq.read_table(evaluation.config.out / "scores.parquet")
