@@ -19,6 +19,7 @@ from clipmed.checkpoints import (
     read_config,
 )
 from clipmed.configuration import nearest
+from clipmed.deferral import import_open_clip
 from clipmed.errors import CheckpointError, ConfigError
 from clipmed.towers import assemble, model_config
 from zeroshot_eval.encoder_protocol import DType, EncoderFacts, LoadedEncoder
@@ -64,6 +65,7 @@ class OpenClipSource:
         Raises:
             ClipmedError: a config that OpenCLIP refuses, or weights of another model.
         """
+        import_open_clip()
         from open_clip import image_transform
 
         config = self.config
