@@ -1,6 +1,6 @@
 """How often 95 % bootstrap intervals cover the truth: a simulation with clustered groups.
 
-usage: python -m benchmarks.eval_coverage [--sets 1000] [--samples 500] [--workers 2]
+usage: python -m benchmarks.eval_coverage [--sets 2000] [--samples 500] [--workers 2]
 
 Every simulated data set draws groups (patients) of 1 to 8 images, 3 on average; images of a group share their class and
 half of the variance of their scores. Its intervals are those of `zeroshot_eval.bootstrap`. Scenarios:
@@ -12,7 +12,8 @@ half of the variance of their scores. Its intervals are those of `zeroshot_eval.
 
 The truth is the value in the population: of two million images for classification; for retrieval, which depends on the
 size of the gallery, the mean over 4,000 data sets of that size. Prints a table, coverage with its Monte-Carlo error,
-and ends with one line of JSON; saves it as benchmarks/results/eval_coverage.json.
+and ends with one line of JSON; saves it as benchmarks/results/eval_coverage.json. `outside` are scenarios where
+intervals are known not to hold.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ from zeroshot_eval.retrieval import Pairs, rank_pairs, retrieval_statistic
 Statistic = Callable[[npt.NDArray[np.float64]], dict[str, npt.NDArray[np.float64]]]
 
 RESULTS = Path("benchmarks/results/eval_coverage.json")
-GROUPS = (40, 100, 400)
+GROUPS = (40, 60, 100, 400)
+# Where intervals need more groups than 40: a ranking that is hardly ever wrong. Below that, coverage is given apart.
+FEWEST_GROUPS = {"easy/auroc": 60}
 METRICS = ("accuracy", "balanced_accuracy", "auroc")
 LEVEL = 0.95
 LOGIT_SCALE = 1.0
@@ -82,7 +85,7 @@ class Block:
 def main() -> None:
     """Simulate; print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", type=int, default=1000, help="data sets of each scenario and number of groups")
+    parser.add_argument("--sets", type=int, default=2000, help="data sets of each scenario and number of groups")
     parser.add_argument("--samples", type=int, default=500, help="resamples of each interval")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -92,13 +95,17 @@ def main() -> None:
         for scenario in SCENARIOS:
             found = _scenario_coverage(scenario, options, pool)
             for name, value in found.items():
-                print(f"{name:40} {value:.3f} ± {_error(value, options.sets):.3f}", flush=True)
+                told = "" if _is_claimed(name) else "   outside of the range where intervals hold"
+                print(f"{name:36} {value:.3f} ± {_error(value, options.sets):.3f}{told}", flush=True)
             coverage |= found
+    outside = {name: value for name, value in coverage.items() if not _is_claimed(name)}
+    claimed = {name: value for name, value in coverage.items() if name not in outside}
     result = {
         "name": "eval_coverage",
-        "coverage": coverage,
-        "least": min(coverage.values()),
-        "most": max(coverage.values()),
+        "coverage": claimed,
+        "least": min(claimed.values()),
+        "most": max(claimed.values()),
+        "outside": outside,
         "sets": options.sets,
         "monte_carlo_error": _error(LEVEL, options.sets),
     }
@@ -108,8 +115,9 @@ def main() -> None:
 
 def _scenario_coverage(scenario: Scenario, options: argparse.Namespace, pool: ProcessPoolExecutor) -> dict[str, float]:
     found: dict[str, float] = {}
+    population = population_values(scenario) if scenario.shares else {}
     for groups in GROUPS:
-        truth = true_values(scenario, groups, pool)
+        truth = population or mean_recall(scenario, groups, pool)
         blocks = [
             Block(scenario=scenario, groups=groups, truth=truth, seeds=seeds, samples=options.samples)
             for seeds in _blocks(options.sets)
@@ -121,10 +129,13 @@ def _scenario_coverage(scenario: Scenario, options: argparse.Namespace, pool: Pr
     return found
 
 
-def true_values(scenario: Scenario, groups: int, pool: ProcessPoolExecutor) -> dict[str, float]:
-    """Return what intervals are to cover, by metric."""
-    if scenario.shares:
-        return _values(*simulate(scenario, POPULATION_GROUPS, np.random.default_rng(0)))
+def population_values(scenario: Scenario) -> dict[str, float]:
+    """Return what intervals of classification are to cover, by metric."""
+    return _values(*simulate(scenario, POPULATION_GROUPS, np.random.default_rng(0)))
+
+
+def mean_recall(scenario: Scenario, groups: int, pool: ProcessPoolExecutor) -> dict[str, float]:
+    """Return what intervals of retrieval are to cover: the mean over galleries of this size."""
     blocks = _blocks(GALLERIES)
     parts = pool.map(_mean_recall, [scenario] * len(blocks), [groups] * len(blocks), blocks)
     return {"recall@5": float(np.mean(list(parts)))}
@@ -179,6 +190,12 @@ def _values(names: Sequence[str], statistic: Statistic) -> dict[str, float]:
 
 def _blocks(count: int) -> list[range]:
     return [range(start, min(start + BLOCK_SETS, count)) for start in range(0, count, BLOCK_SETS)]
+
+
+def _is_claimed(name: str) -> bool:
+    """Return whether intervals are said to hold for scenario/metric/groups."""
+    what, groups = name.rsplit("/", 1)
+    return int(groups) >= FEWEST_GROUPS.get(what, 0)
 
 
 def _error(value: float, sets: int) -> float:
