@@ -201,23 +201,27 @@ def _axis_row(scale: Scale, ends: Markup = EMPTY) -> Markup:
 
 def _heat_row(grid: Grid, line: Line, link: str | None) -> Markup:
     cells = [
-        _heat_cell(name, line, estimate, line.best == place)
+        _heat_cell(name, line, estimate, place)
         for place, (name, estimate) in enumerate(zip(grid.checkpoints, line.estimates, strict=True))
     ]
     detail = f"{line.metric} · n {line.sizes} · chance {number(line.chance)}"
     return Markup('<tr><th scope="row">{}</th>{}</tr>').format(_titled(line, detail, link), EMPTY.join(cells))
 
 
-def _heat_cell(name: str, line: Line, estimate: Estimate | None, best: bool) -> Markup:
+def _heat_cell(name: str, line: Line, estimate: Estimate | None, place: int) -> Markup:
     if estimate is None:
         return Markup('<td class="none" title="{}: not scored">–</td>').format(f"{name}, {line.title}")
-    words = _in_words(name, line, estimate)
-    unsure = "" if estimate.above_chance is not False else " unsure"
-    return Markup('<td class="{}{}{}" title="{}"><b>{}</b><small>{}</small></td>').format(
-        heat_class(estimate.value, estimate.chance),
-        unsure,
-        " best" if best else "",
-        words,
+    classes = [heat_class(estimate.value, estimate.chance)]
+    classes += ["unsure"] if estimate.above_chance is False else []
+    classes += ["best"] if line.best == place else []
+    alarms = [mark for mark in line.marks if mark.alarm and mark.is_about(place)]
+    sign = Markup('<i class="alarmed" role="img" aria-label="{0}" title="{0}">⚠</i> ').format(
+        " ".join(mark.said for mark in alarms)
+    )
+    return Markup('<td class="{}" title="{}">{}<b>{}</b><small>{}</small></td>').format(
+        " ".join(classes),
+        _in_words(name, line, estimate),
+        sign if alarms else EMPTY,
         number(estimate.value),
         span(estimate),
     )
@@ -232,7 +236,8 @@ def _heat_legend() -> Markup:
         '<p class="legend">worse than chance <span class="swatches" aria-hidden="true">{}</span> perfect. '
         "The pale cell is chance, whatever the task’s chance is. "
         '<span class="sample unsure">0.5</span> the interval does not lie above chance. '
-        '<span class="sample best">0.9</span> better than every other checkpoint by a paired test.</p>'
+        '<span class="sample best">0.9</span> better than every other checkpoint by a paired test. '
+        '<i class="alarmed" aria-hidden="true">⚠</i> training data are among the images.</p>'
     ).format(swatches)
 
 
@@ -269,7 +274,8 @@ def _titled(line: Line, detail: str, link: str | None) -> Markup:
     """Return a line's title with its link, its warnings and a smaller detail beneath."""
     title = Markup('<a href="{}">{}</a>').format(link, line.title) if link else line.title
     marks = EMPTY.join(
-        Markup(' <em class="chip{}">{}</em>').format(" alarm" if mark.alarm else "", mark.text) for mark in line.marks
+        Markup(' <em class="chip{}" title="{}">{}</em>').format(" alarm" if mark.alarm else "", mark.said, mark.text)
+        for mark in line.marks
     )
     return Markup("{}{}<small>{}</small>").format(title, marks, detail)
 

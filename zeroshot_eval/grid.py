@@ -14,6 +14,19 @@ class Chip:
 
     text: str
     alarm: bool = False
+    words: str = ""
+    """the whole of it, for those who look closer"""
+    places: tuple[int, ...] = ()
+    """the checkpoints that it is about; all if empty"""
+
+    @property
+    def said(self) -> str:
+        """The whole of the warning."""
+        return self.words or self.text
+
+    def is_about(self, place: int) -> bool:
+        """Return whether the warning is about a checkpoint."""
+        return not self.places or place in self.places
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,17 +44,16 @@ class AuditPart:
 
 
 def leak_chips(evaluation: Evaluation) -> dict[str, list[Chip]]:
-    """Return the warnings of the audits, by task: beside a score they name the checkpoints that they are about."""
+    """Return the warnings of the audits, by task, with the checkpoints that they are about."""
     told = read_warnings(evaluation.config.out)
-    marked: dict[str, list[str]] = {}
-    for run in evaluation.runs:
+    places: dict[str, list[int]] = {}
+    for place, run in enumerate(evaluation.runs):
         for task in told.get(run.facts.digest, {}):
-            marked.setdefault(task, []).append(run.facts.name)
+            places.setdefault(task, []).append(place)
     return {
-        task: [Chip(text="in training data" + ("" if len(names) == len(evaluation.runs) else f": {', '.join(names)}"),
-                    alarm=True)]
-        for task, names in marked.items()
-    }  # fmt: skip
+        task: [Chip(text="leakage", alarm=True, words=" ".join(leak_sentences(evaluation, task)), places=tuple(found))]
+        for task, found in places.items()
+    }
 
 
 def leak_sentences(evaluation: Evaluation, task: str) -> list[str]:

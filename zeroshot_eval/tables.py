@@ -147,7 +147,7 @@ def _heading(line: Line) -> list[str]:
 
 
 def _footnotes(grid: Grid) -> list[str]:
-    return [f"{line.title}: {'; '.join(mark.text for mark in line.marks)}" for line in grid.lines if line.marks]
+    return [f"{line.title}: {'; '.join(mark.said for mark in line.marks)}" for line in grid.lines if line.marks]
 
 
 def _slices(grid: Grid) -> Iterator[Grid]:

@@ -1,6 +1,6 @@
 """Charts, held to positions computed by hand and to what a reader must find in them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from lxml import html
@@ -103,6 +103,7 @@ def test_heat_map_has_every_cell_with_value_interval_and_n(grid: Grid):
     assert "n 1,200 · chance 0.250" in tumour.text_content()
     assert "3 images in training" in bleeding.text_content()
     assert bleeding.xpath(".//a/@href") == ["#task-bleeding"]
+    assert not page.xpath('.//td//i[@class="alarmed"]')
     unsure, sure = bleeding.xpath("./td")
     assert unsure.get("class") == "h1 unsure"
     assert sure.get("class") == "h5 best"
@@ -110,6 +111,15 @@ def test_heat_map_has_every_cell_with_value_interval_and_n(grid: Grid):
         f"{HOSTILE}, bleeding: balanced accuracy 0.750, 95 % interval 0.650 – 0.850, chance 0.500, n 142, groups 140"
     )
     assert not page.xpath(".//script")
+
+
+def test_an_alarm_stands_in_the_cells_that_it_is_about(grid: Grid):
+    leak = Chip(text="leakage", alarm=True, words="3 of 10 leaked", places=(1,))
+    marked = replace(grid, lines=(replace(grid.lines[0], marks=(leak,)),))
+    row = tree(heat_map(marked)).xpath('.//tbody/tr[not(@class="group")]')[0]
+    assert [cell.xpath("./i/@title") for cell in row.xpath("./td")] == [[], ["3 of 10 leaked"]]
+    assert row.xpath("./th/em/@title") == ["3 of 10 leaked"]
+    assert row.xpath("./th/em/@class") == ["chip alarm"]
 
 
 def test_dots_stand_where_the_values_are(grid: Grid):
