@@ -11,7 +11,7 @@ from zeroshot_eval.grid import Estimate, Grid, Line, number, span
 
 MARKDOWN_FILE = "scores.md"
 LATEX_FILE = "scores.tex"
-LATEX_COLUMNS = 5  # tasks side by side that fit the width of a page; more go into further tables
+LATEX_COLUMNS = 4  # tasks side by side that fit the width of a page; more go into further tables
 DAGGERS = "†"
 BOLD = (
     "Bold: better than every other checkpoint by a paired test over the same images, corrected for the number of "
@@ -22,7 +22,7 @@ LATEX_SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "–": "--", "−": r"$-$", "†": r"\textsuperscript{\textdagger}", "…": r"\dots{}", "·": r"\textperiodcentered{}",
-    "\n": " ", "|": r"\textbar{}", '"': r"\textquotedbl{}", "[": "{[}", "]": "{]}",
+    "\n": " ", "|": r"\textbar{}", '"': "''", "[": "{[}", "]": "{]}",
 }  # fmt: skip
 MARKDOWN_SPECIAL = {letter: "\\" + letter for letter in "\\`*_[]<>|~"} | {"\n": " "}
 

@@ -62,7 +62,13 @@ def test_latex_escapes_and_balances(grid: Grid):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("a\\b", r"a\textbackslash{}b"), ("50% {x}", r"50\% \{x\}"), ("−0.1 – 0.2", r"$-$0.1 -- 0.2"), ("a\nb", "a b")],
+    [
+        ("a\\b", r"a\textbackslash{}b"),
+        ("50% {x}", r"50\% \{x\}"),
+        ("−0.1 – 0.2", r"$-$0.1 -- 0.2"),
+        ("a\nb", "a b"),
+        ('"x"', "''x''"),
+    ],
 )
 def test_latex_special_letters(text: str, expected: str):
     assert escape_latex(text) == expected
