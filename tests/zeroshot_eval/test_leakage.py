@@ -1,6 +1,7 @@
 """Samples of tasks in training sets: every rule, the scores without them, names of datasets, and what is written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from clipmed.jobs import JobsConfig
 from clipmed.records import Sample, Split
 from shards.config import PackConfig
 from shards.pack import pack
+from shards.reader import ShardSet
 from tests.shards.conftest import jpeg_of, make_sample, make_scan, write_spool
 from tests.zeroshot_eval.stored_answers import answered, chosen_options, make_header, ranked, write_all
 from zeroshot_eval.collections import open_collection
@@ -96,6 +98,13 @@ def test_every_rule_finds_what_it_is_for(tmp_path, clinic, sample, rules):
     assert task.leaked == sum(rules.values())
     assert task.marked == bool(rules)
     assert (task.samples, task.not_looked_at) == (NUM, 0)
+
+
+def test_close_hashes_of_other_pictures_are_no_leak(tmp_path, clinic):
+    """The hash of an evaluated scan on another picture: the pixels decide."""
+    (shown,) = [row for row in range(NUM) if ShardSet(clinic).record(row)["provenance"].find("clinic/3.jpg") >= 0]
+    alike = replace(web("alike", 700), phash=ShardSet(clinic).column("phash")[shown])
+    assert audit(scored(tmp_path / "scored", clinic), training_set(tmp_path, [alike])).by_rule == {}
 
 
 def test_keys_and_groups_of_the_same_source(tmp_path, clinic):

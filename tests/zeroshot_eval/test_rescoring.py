@@ -47,13 +47,13 @@ def test_several_labels_leave_unknown_ones_out():
 
 def test_questions_in_sets_where_a_tie_is_no_answer():
     header = make_header("pairs", kind="choice", classes=(), main_metric="set_accuracy")
-    scores = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.5, 0.5]]
-    found = chosen_options(header, [0, 1, 0, 1], scores, ["a", "a", "b", "b"])
+    scores = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.5, 0.5], [0.1, 0.9]]
+    found = chosen_options(header, [0, 1, 0, 1, 0], scores, ["a", "a", "b", "b", "alone"])
     values = metric_values(found)
-    assert values == {"accuracy": 0.75, "tied": 0.25, "set_accuracy": 0.5, "pair_matching": 1.0}
-    halves = statistic_of(found)(np.array([[1.0, 1, 0, 0], [0, 0, 1, 1]]))
+    assert values == {"accuracy": 0.6, "tied": 0.2, "set_accuracy": 0.5, "pair_matching": 1.0}
+    halves = statistic_of(found)(np.array([[1.0, 1, 0, 0, 1], [0, 0, 1, 1, 1]]))
     assert halves["set_accuracy"].tolist() == [1.0, 0.0]
-    assert is_right(found).tolist() == [True, True, True, False]
+    assert is_right(found).tolist() == [True, True, True, False, False]
 
 
 def test_retrieval_takes_each_direction_by_itself():
