@@ -11,7 +11,6 @@ from markupsafe import Markup
 
 from zeroshot_eval.calibration import Answers, calibration
 from zeroshot_eval.charts import PromptSpread, prompt_strip, reliability
-from zeroshot_eval.classification import classification_statistic
 from zeroshot_eval.evaluation import CheckpointRun, Evaluation
 from zeroshot_eval.examples import Group, choose_examples
 from zeroshot_eval.figures import key, line_chart
@@ -21,7 +20,8 @@ from zeroshot_eval.leakage_page import leak_sentences
 from zeroshot_eval.naming import metric_name, modality_name, spaced
 from zeroshot_eval.page import main_metrics
 from zeroshot_eval.pictures import Pictures
-from zeroshot_eval.prompt_sensitivity import PromptSensitivity, PromptTable, prompt_sensitivity
+from zeroshot_eval.prompt_sensitivity import PromptSensitivity
+from zeroshot_eval.prompt_spread import spread_metric
 from zeroshot_eval.retrieval_examples import Gallery, Query, choose_queries
 from zeroshot_eval.retrieval_scoring import asked_captions
 from zeroshot_eval.scores import dataset_name
@@ -45,7 +45,6 @@ from zeroshot_eval.task_pages import (
 Singles = npt.NDArray[np.float32]
 DIRECTIONS = {"image_to_text": "Captions found by image", "text_to_image": "Images found by caption"}
 SUBGROUP_SAMPLES = 500
-PROMPT_METRICS = ("balanced_accuracy", "accuracy", "auroc", "quadratic_kappa", "macro_f1")
 
 
 class PageBuilder:
@@ -93,8 +92,8 @@ class PageBuilder:
         page = replace(page, groups=tuple(self._examples(page.name)), prompts=task.all_prompts())
         if first.kind != "classification":
             return page
-        spreads = {run.facts.name: self._sensitivity(run, page.name) for run in self.evaluation.runs}
-        metric = _prompt_metric(task.main)
+        spreads = {run.facts.name: run.prompt_spreads.get(page.name) for run in self.evaluation.runs}
+        metric = spread_metric(task)
         return replace(
             page,
             reliability=tuple(self._reliability(run, page.name) for run in self.evaluation.runs),
@@ -129,34 +128,13 @@ class PageBuilder:
         label = f"{run.facts.name}, {spaced(name)}: share of right answers over confidence; {note}"
         return Panel(key=key(place), name=run.facts.name, note=note, body=reliability(found.bins, label, place))
 
-    def _sensitivity(self, run: CheckpointRun, name: str) -> PromptSensitivity | None:
-        result = run.result(name)
-        task, targets = result.task, result.selection.targets.astype(np.int64)
-        assert isinstance(task, ClassificationTask)
-        prompts = task.all_prompts()
-        flat = [prompt for many in prompts.values() for prompt in many]
-        counts = [len(many) for many in prompts.values()]
-        metric, ones = _prompt_metric(task.main), np.ones((1, len(targets)))
-        if max(counts) == 1 or metric not in result.measures:
-            return None
-
-        def score(cosines: Singles) -> float:
-            statistic = classification_statistic(
-                targets, cosines, run.texts.logit_scale, ordinal=task.ordinal, only=(metric,)
-            )
-            return float(statistic(ones)[metric][0])
-
-        table = PromptTable.of(run.vectors(result.selection), run.texts.rows(flat), counts)
-        templates = np.asarray(
-            [at % len(task.templates) if at < len(task.classes[class_id]) * len(task.templates) else -1
-             for class_id, many in prompts.items() for at in range(len(many))]
-        )  # fmt: skip
-        return prompt_sensitivity(table, score, template_of_prompt=templates, seed=self.evaluation.config.seed)
-
     def _queries(self, name: str) -> tuple[tuple[str, tuple[Query, ...]], ...]:
         runs, result = self.evaluation.runs, self.evaluation.runs[0].result(name)
         task, items = result.task, result.selection.items
         assert isinstance(task, RetrievalTask)
+        shown = [self.pictures.may_show(item.source) for item in items]
+        if not any(shown):
+            return ()
         captions, owner = asked_captions(task, result.selection)
         texts, place_of_caption = np.unique(captions, return_inverse=True)
         gallery = Gallery(
@@ -166,7 +144,7 @@ class PageBuilder:
             images=owner,
             captions=place_of_caption.astype(np.int64),
             parts=[item.modality for item in items] if task.gallery == "modality" else (),
-            shown=[self.pictures.may_show(item.source) for item in items],
+            shown=shown,
         )
         images = [run.vectors(result.selection) for run in runs]
         vectors = [run.texts.rows(gallery.texts) for run in runs]
@@ -175,10 +153,6 @@ class PageBuilder:
             (heading, tuple(query for query in found if query.direction == direction))
             for direction, heading in DIRECTIONS.items()
         )
-
-
-def _prompt_metric(main: str) -> str:
-    return main if main in PROMPT_METRICS else PROMPT_METRICS[0]
 
 
 def _strip(spreads: Mapping[str, PromptSensitivity | None], result: TaskResult) -> Markup:
@@ -196,7 +170,7 @@ def _strip(spreads: Mapping[str, PromptSensitivity | None], result: TaskResult) 
         )
         for name, found in known.items()
     }
-    return prompt_strip(rows, result.measures[_prompt_metric(task.main)].chance)
+    return prompt_strip(rows, result.measures[spread_metric(task)].chance)
 
 
 def _strip_note(spreads: Mapping[str, PromptSensitivity | None], metric: str) -> str:
