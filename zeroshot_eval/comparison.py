@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import numpy as np
 import numpy.typing as npt
 import tyro
+from tqdm import tqdm
 
 from clipmed.configuration import nearest
 from clipmed.errors import ConfigError
@@ -182,7 +183,7 @@ def compare_answers(
     shared = [name for name in ours if name in theirs and (not settings.tasks or name in settings.tasks)]
     _check_resolution(len(shared), settings)
     compared: dict[str, Compared] = {}
-    for name in shared:
+    for name in tqdm(shared, "comparing", unit="task", delay=2):
         both = pair(ours[name], theirs[name])
         metric = settings.metric or both.first.header.main_metric
         differences = _differences(both, metric, settings)

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import numpy as np
 import numpy.typing as npt
 import tyro
+from tqdm import tqdm
 
 from clipmed.configuration import read_yaml
 from clipmed.errors import ConfigError, DataError
@@ -164,7 +165,7 @@ def run_audit(config: AuditConfig) -> Audit:
         checkpoint_digest=answers[0].header.checkpoint_digest,
         training=tuple(_training(one, config.splits) for one in training),
         trained_on=known,
-        tasks=tuple(finder.audited(one) for one in answers),
+        tasks=tuple(finder.audited(one) for one in tqdm(answers, "auditing", unit="task", delay=2)),
         settings=config,
     )
 
