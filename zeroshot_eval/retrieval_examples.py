@@ -42,9 +42,10 @@ class Gallery:
 
     @property
     def askable(self) -> Ints:
-        """The pairs that may be queries: those that may be shown, or all where none may."""
-        shown = np.asarray(self.shown, dtype=bool)[self.images] if self.shown else np.ones(len(self.images), dtype=bool)
-        return np.flatnonzero(shown) if shown.any() else np.arange(len(self.images))
+        """The pairs that may be queries: those that may be shown."""
+        if not self.shown:
+            return np.arange(len(self.images))
+        return np.flatnonzero(np.asarray(self.shown, dtype=bool)[self.images])
 
     def text(self, caption: int) -> str:
         """Return a caption as it is shown."""

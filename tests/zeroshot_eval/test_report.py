@@ -193,6 +193,7 @@ def test_only_images_and_captions_of_the_named_sources_are_shown(two: Evaluation
     asked = [image.get("alt") for query in queries for image in query.xpath("./div[1]/img")]
     assert asked
     assert all(key.startswith("sample tiles-") for key in asked)
+    assert not page.xpath('//article[@id="task-ct_captions"]//div[@class="query"]')
     assert "mri of something" in words(page)
     assert "ct of something" not in words(page)
     assert "(caption left out of this page)" in words(page)
