@@ -84,7 +84,8 @@ def interval(replicates: Floats, level: float = 0.95) -> tuple[float, float] | N
     defined = replicates[~np.isnan(replicates)]
     if len(defined) * 2 < len(replicates) or not len(defined):
         return None
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    ends = np.array([(1 - level) / 2, (1 + level) / 2])
+    low, high = _percentiles(np.sort(defined), ends)
     return float(low), float(high)
 
 
@@ -141,8 +142,13 @@ def _calibrated(replicates: Floats, left_out: Floats, num_groups: int) -> Floats
     moved = np.interp(reach / np.maximum(1 - acceleration * reach, 1e-9), *_normal_table())
     order = defined[np.argsort(replicates[defined], kind="stable")]
     calibrated = replicates.copy()
-    calibrated[order] = np.interp(moved * (len(order) - 1), np.arange(len(order)), replicates[order])
+    calibrated[order] = _percentiles(replicates[order], moved)
     return calibrated
+
+
+def _percentiles(ordered: Floats, levels: Floats) -> Floats:
+    """Return numpy's quantiles of sorted values at many levels; several times faster where they are sorted already."""
+    return np.interp(levels * (len(ordered) - 1), np.arange(len(ordered)), ordered)
 
 
 def _digest_words(names: Sequence[str]) -> list[int]:

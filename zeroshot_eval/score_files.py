@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipmed.configuration import save_yaml, to_dict
-from clipmed.files import atomic_file, write_json
+from clipmed.files import atomic_file, write_text
 from zeroshot_eval.bootstrap import METHOD
 from zeroshot_eval.evaluation import CheckpointRun, Evaluation
 from zeroshot_eval.predictions import Header, make_predictions, replace_predictions
@@ -46,7 +48,7 @@ def write_scores(evaluation: Evaluation) -> Path:
     with atomic_file(out / SCORES_TABLE) as temporary:
         pq.write_table(scores_table(evaluation.rows), temporary)
     path = out / SCORES_FILE
-    write_json(path, scores_json(evaluation))
+    write_text(path, _one_a_line(scores_json(evaluation)))
     return path
 
 
@@ -78,7 +80,7 @@ def scores_json(evaluation: Evaluation) -> dict[str, Any]:
             "method": METHOD,
             "samples": evaluation.config.bootstrap_samples,
         },
-        "rows": [asdict(row) for row in evaluation.rows],
+        "rows": [{name: getattr(row, name) for name in Score.__slots__} for row in evaluation.rows],
         "tasks": {result.task.name: _task(result) for result in evaluation.runs[0].results},
         "confusion": _by_checkpoint(evaluation, _confusion),
         "details": _by_checkpoint(evaluation, lambda result: result.details),
@@ -114,6 +116,21 @@ def header(evaluation: Evaluation, run: CheckpointRun, result: TaskResult) -> He
         pairs=isinstance(task, ClassificationTask) and bool(task.negative_prompts),
         dataset=dataset_name(result),
     )
+
+
+def _one_a_line(content: dict[str, Any]) -> str:
+    """Return JSON with a line for every row, set and task, so that a reader finds it and differences are short."""
+    dump = partial(json.dumps, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    parts = []
+    for name, value in sorted(content.items()):
+        if isinstance(value, list):
+            text = "[" + ",".join(f"\n{dump(one)}" for one in value) + "]"
+        elif isinstance(value, dict):
+            text = "{" + ",".join(f"\n{dump(key)}: {dump(one)}" for key, one in sorted(value.items())) + "}"
+        else:
+            text = dump(value)
+        parts.append(f"{dump(name)}: {text}")
+    return "{" + ",\n".join(parts) + "}\n"
 
 
 def _task(result: TaskResult) -> dict[str, Any]:

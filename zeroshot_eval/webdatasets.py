@@ -174,7 +174,11 @@ def _targets(where: str, data: bytes, num_classes: int) -> np.ndarray:
         targets = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise DataError(f"{where}: its .npy is not readable: {error}") from error
-    if not isinstance(targets, np.ndarray) or targets.size != num_classes or not np.isin(targets, (0, 1)).all():
+    if (
+        not isinstance(targets, np.ndarray)
+        or targets.size != num_classes
+        or not ((targets == 0) | (targets == 1)).all()
+    ):
         raise DataError(f"{where}: its .npy has not one 0 or 1 for each of {num_classes} classes")
     return targets.reshape(-1)
 
