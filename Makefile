@@ -35,7 +35,7 @@ demo: $(READY) ## the whole road on phantoms: archives, shards, model, report (u
 	$(PY) -m shards verify $(DEMO)/set
 	$(PY) -m shards browse $(DEMO)/set --out $(DEMO)/set.html
 	$(PY) -m train demo --data.sets $(DEMO)/set --out $(DEMO)/run
-	$(PY) -m zeroshot_eval $(DEMO)/run/model phantoms --sets $(DEMO)/set --out $(DEMO)/scores
+	$(PY) -m zeroshot_eval score $(DEMO)/run/model --suite phantoms --sets $(DEMO)/set --out $(DEMO)/scores
 	@echo "contact sheet: $(DEMO)/set.html"
 	@echo "model:         $(DEMO)/run/model"
 	@echo "report:        $(DEMO)/scores/report.html   (open it in a browser)"
@@ -55,7 +55,7 @@ train: $(READY) ## train on packed sets: make train RECIPE=laptop [SETS=build/se
 
 eval: $(READY) ## score a checkpoint: make eval CHECKPOINT=build/run/model SUITE=real [SETS=build/set] [OUT=build]
 	@test -n "$(CHECKPOINT)" -a -n "$(SUITE)" || { echo "say what: make eval CHECKPOINT=FOLDER SUITE=NAME"; exit 2; }
-	$(PY) -m zeroshot_eval $(CHECKPOINT) $(SUITE) --sets $(or $(SETS),$(OUT)/set) --out $(OUT)/scores
+	$(PY) -m zeroshot_eval score $(CHECKPOINT) --suite $(SUITE) --sets $(or $(SETS),$(OUT)/set) --out $(OUT)/scores
 
 test: $(READY) ## the tests (under 15 minutes on two cores)
 	$(PY) -m pytest

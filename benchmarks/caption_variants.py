@@ -28,7 +28,7 @@ from clipmed.configuration import to_dict
 from clipmed.files import write_json, write_text
 from dataset_builders.captions.bank import load_bank
 from shards.reader import ShardSet
-from zeroshot_eval.suite import load_suite
+from zeroshot_eval.suite_files import load_suite
 
 FOLDER = Path("build/benchmarks/caption_variants")
 KINDS = ("words", "template", "bank", "llm", "bank_llm")
@@ -103,7 +103,7 @@ def check_prompts(suite: str, sets: dict[str, Path]) -> None:
     prompts = {
         _plain(prompt)
         for task in load_suite(suite).tasks
-        for prompts_of_class in task.prompts().values()
+        for prompts_of_class in task.all_prompts().values()
         for prompt in prompts_of_class
     }
     for kind, path in sets.items():

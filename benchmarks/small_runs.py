@@ -33,7 +33,8 @@ def train_and_score(run: Path, shard_set: Path, suite: str, seed: int, settings:
             *("--tracking.no-tensorboard", "--model.context-length", "64", "--gradcache.text-tokens", "4096"),
         ]
         call("train", *train, *settings)
-        call("zeroshot_eval", str(run / "model"), suite, "--sets", str(shard_set), "--out", str(scores))
+        score = ["score", str(run / "model"), "--suite", suite, "--sets", str(shard_set), "--out", str(scores)]
+        call("zeroshot_eval", *score)
     rows = json.loads((scores / "scores.json").read_text(encoding="utf-8"))["rows"]
     return {
         metric: next(row["value"] for row in rows if row["level"] == "overall" and row["metric"] == metric)

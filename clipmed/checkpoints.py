@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 HUB_PREFIX = "hf-hub:"
+SMALL_FILES = ("*.json", "*.txt", "*.model", "README.md")  # configs, tokenizer, card
 
 
 def save_checkpoint(folder: Path, two_tower: TwoTower, card: str) -> None:
@@ -59,7 +61,32 @@ def load_checkpoint(location: str | Path, device: str = "cpu") -> TwoTower:
 
 def checkpoint_folder(location: str | Path) -> Path:
     """Return the folder of a checkpoint; one of the hub is downloaded, or found in the cache, first."""
-    return _fetch(str(location)) if str(location).startswith(HUB_PREFIX) else Path(location)
+    if not str(location).startswith(HUB_PREFIX):
+        return Path(location)
+    return fetch_snapshot(str(location), (*SMALL_FILES, WEIGHTS_FILE))
+
+
+def fetch_snapshot(location: str, wanted: Sequence[str]) -> Path:
+    """Download, or find in the cache, files of a hub repository; return the folder that holds those that there are.
+
+    Args:
+        location: `hf-hub:org/name`, or with a branch, tag or commit `hf-hub:org/name@revision`.
+        wanted: names or patterns of files.
+
+    Raises:
+        CheckpointError: no such repository, no network and nothing in the cache, or no permission.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, _, revision = location.removeprefix(HUB_PREFIX).partition("@")
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(wanted)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot fetch {location}: {error}; check the name (hf-hub:org/name or hf-hub:org/name@revision), the "
+            "network, and for a private one HF_TOKEN"
+        ) from error
 
 
 def load_weights(model: torch.nn.Module, folder: Path) -> None:
@@ -149,19 +176,3 @@ def _check_state(wanted: dict[str, torch.Tensor], got: dict[str, torch.Tensor], 
             f"{len(unexpected)} are unexpected {unexpected[:3]}, {len(shapes)} differ in shape {shapes[:3]}; "
             "the weights are of another model"
         )
-
-
-def _fetch(location: str) -> Path:
-    """Download (or find in the cache) the files of a hub checkpoint that clipmed reads; no pickles among them."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    repository, _, revision = location.removeprefix(HUB_PREFIX).partition("@")
-    wanted = ["*.json", "*.txt", "*.model", "README.md", WEIGHTS_FILE]
-    try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
-        raise CheckpointError(
-            f"cannot fetch {location}: {error}; check the name (hf-hub:org/name or hf-hub:org/name@revision), the "
-            "network, and for a private one HF_TOKEN"
-        ) from error

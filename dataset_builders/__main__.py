@@ -207,7 +207,8 @@ def suite(command: Suite) -> int:
 
     content = suite_of(command.tags, command.title, command.out.stem)
     write_text(command.out, suite_text(content))
-    print(f"{command.out}: {len(content['tasks'])} tasks   (next: python -m zeroshot_eval CHECKPOINT {command.out} …)")
+    number = len(content["tasks"])
+    print(f"{command.out}: {number} tasks   (next: python -m zeroshot_eval score … --suite {command.out})")
     return 0
 
 

@@ -27,7 +27,8 @@ def road(tmp_path_factory):
     run = ["--data.sets", str(folder / "set"), "--out", str(folder / "run"), "--data.workers", "0"]
     assert train(["demo_smoke", *run]) == 0
     scores = ["--sets", str(folder / "set"), "--out", str(folder / "scores"), "--jobs.executor", "inline"]
-    zeroshot_eval([str(folder / "run" / "model"), "phantoms", *scores, "--bootstrap-samples", "100"])
+    words = ["score", str(folder / "run" / "model"), "--suite", "phantoms", *scores, "--bootstrap-samples", "100"]
+    assert zeroshot_eval(words) == 0
     return folder
 
 

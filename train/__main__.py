@@ -65,7 +65,7 @@ def _train(words: Sequence[str]) -> int:
 
     model = launch(_config(words, "python -m train"))
     if _is_first_process():
-        print(f"{model}: trained; score it with `python -m zeroshot_eval {model} SUITE --sets …`")
+        print(f"{model}: trained; score it with `python -m zeroshot_eval score {model} --suite NAME --sets …`")
     return 0
 
 

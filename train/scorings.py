@@ -74,8 +74,8 @@ def scoring_command(config: TrainConfig, model: Path, folder: Path) -> list[str]
     sets = config.score.sets or config.data.sets
     suite = str(config.score.suite)
     return [
-        *(sys.executable, "-m", "zeroshot_eval", str(model.resolve())),
-        str(Path(suite).resolve()) if suite.endswith((".yaml", ".yml")) else suite,
+        *(sys.executable, "-m", "zeroshot_eval", "score", str(model.resolve())),
+        *("--suite", str(Path(suite).resolve()) if suite.endswith((".yaml", ".yml")) else suite),
         *("--sets", *map(_absolute, sets)),
         *("--out", str(folder.resolve())),
         *("--cache", str((folder / WORK_FOLDER / "embeddings").resolve())),

@@ -14,8 +14,7 @@ from clipmed.files import atomic_file
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-# Everything that decides an embedding beside the checkpoint and the image bytes. Change it with the preprocessing.
-PREPROCESSING = "openclip-eval:shortest-side-bicubic-antialias:centre-crop:float32:v1"
+VERSION = "v2"  # part of every key; change it with what the files hold
 
 
 class CacheDamagedError(ValueError):
@@ -24,7 +23,7 @@ class CacheDamagedError(ValueError):
 
 def cache_key(*parts: str) -> str:
     """Return the 24 hex digits that name a cache file or folder for these inputs."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+    return hashlib.sha256("\n".join((VERSION, *parts)).encode()).hexdigest()[:24]
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:

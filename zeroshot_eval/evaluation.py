@@ -1,243 +1,300 @@
-"""An evaluation from its config to its results: read the suite, embed what the cache lacks, score."""
+"""An evaluation from its config to its results: read the suites, embed what the cache lacks, score."""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import numpy.typing as npt
 import tyro
 from tqdm import tqdm
 
-from clipmed.checkpoints import WEIGHTS_FILE, checkpoint_digest, checkpoint_folder, read_config
-from clipmed.configuration import save_yaml
-from clipmed.errors import ConfigError, DataError
-from clipmed.files import write_json
+from clipmed.configuration import nearest
+from clipmed.errors import ConfigError
 from clipmed.jobs import JobsConfig
-from shards.reader import ShardSet
 from zeroshot_eval.bootstrap import BootstrapConfig
-from zeroshot_eval.embedding import Embedder, ImageEmbeddings, embed_sets, embed_unique_texts
-from zeroshot_eval.scores import Context, score_rows
-from zeroshot_eval.scoring import (
-    ClassificationResult,
-    RetrievalResult,
-    Score,
-    Texts,
-    score_classification,
-    score_retrieval,
+from zeroshot_eval.collections import Collection, open_collection
+from zeroshot_eval.embedding import (
+    CollectionPlace,
+    Embedder,
+    ImageEmbeddings,
+    Place,
+    embed_images,
+    embed_texts,
+    stored_images,
 )
-from zeroshot_eval.selection import Pool, Selection, Skipped, select_classification, select_retrieval
-from zeroshot_eval.suite import ClassificationTask, RetrievalTask, Suite, load_suite
+from zeroshot_eval.encoders import DType, EncoderFacts, describe_encoder
+from zeroshot_eval.planning import Asked, make_plan
+from zeroshot_eval.predictions import slug
+from zeroshot_eval.retrieval_scoring import score_retrieval
+from zeroshot_eval.scores import score_rows
+from zeroshot_eval.scoring import Score, TaskResult, Texts, score_classification
+from zeroshot_eval.selection import Selection, Skipped
+from zeroshot_eval.suite import ChoiceTask, ClassificationTask, ProbeTask, Suite
 
-SCORES_FILE = "scores.json"
-REPORT_FILE = "report.html"
-CONFIG_FILE = "config.yaml"
-SCORES_VERSION = 1
+if TYPE_CHECKING:  # imported where there are probes
+    from zeroshot_eval.probe_scoring import ProbeData
+    from zeroshot_eval.prompt_sensitivity import PromptSensitivity
 
 Singles = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalConfig:
-    """Score a checkpoint on a suite."""
+    """Score checkpoints on suites: every figure with its n, its 95 % interval and chance."""
 
-    checkpoint: Annotated[str, tyro.conf.Positional]
-    """checkpoint folder (a run's model/) or hf-hub:org/name"""
-    suite: Annotated[str, tyro.conf.Positional]
-    """name of a suite in zeroshot_eval/suites, or the path of a suite's .yaml file"""
+    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """folders (a run's model/), hf-hub:org/name, OpenCLIP's MODEL:TAG, or flags of published models"""
+    suite: tuple[str, ...] = ("auto",)
+    """names of suites or paths of .yaml files; auto: the classes and captions that the data bring along"""
     sets: tuple[str, ...]
-    """shard sets whose samples are scored, as folders or URLs"""
+    """shard sets (folders or URLs), folders of classes, tables (.csv, .tsv, .parquet), CLIP_benchmark's folders"""
     out: Path
-    """folder for scores.json, report.html and config.yaml"""
+    """folder for scores.json, scores.parquet, predictions/, report.html and config.yaml"""
     cache: Path | None = None
     """folder of the embedding cache; <out>/embeddings if not given. Evaluations may share one"""
+    tasks: tuple[str, ...] = ()
+    """only tasks of these names or tags; all if not given"""
     batch_size: int = 64
     """images or texts embedded at once"""
     bootstrap_samples: int = 1000
-    """resamples of each 95 % interval"""
+    """resamples of each 95 % interval; 0 gives no intervals"""
     seed: int = 0
-    """seed of the bootstrap and of the gallery's choice"""
+    """seed of the bootstrap, of few-shot draws and of the gallery's choice"""
     device: str = "cpu"
     """where to embed: cpu, cuda, …"""
+    dtype: DType = "float32"
+    """what embeddings are computed in; bfloat16 and float16 are faster on GPUs and give ties"""
+    report: bool = True
+    """write report.html"""
     jobs: JobsConfig = field(default_factory=lambda: JobsConfig(executor="inline"))
     """where images are embedded; inline: here"""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sets", tuple(str(location) for location in self.sets))
+        if not self.checkpoints:
+            raise ConfigError("checkpoints: got none; give one or more, such as build/run/model")
+        if len(set(self.checkpoints)) < len(self.checkpoints):
+            raise ConfigError("checkpoints: one comes twice; give each once")
         if not self.sets:
-            raise ConfigError("sets: got none; give one or more folders that `python -m shards pack` wrote")
+            raise ConfigError("sets: got none; give one or more, such as a folder that `python -m shards pack` wrote")
+        if not self.suite:
+            raise ConfigError("suite: got none; give one or more, or auto")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size: got {self.batch_size}; allowed: 1 or more")
-        BootstrapConfig(samples=self.bootstrap_samples, seed=self.seed)
+        self.intervals()
 
     @property
     def cache_folder(self) -> Path:
         """The folder of the embedding cache."""
         return self.cache or self.out / "embeddings"
 
+    def intervals(self) -> BootstrapConfig | None:
+        """Return how intervals are drawn, or None where none are."""
+        if self.bootstrap_samples == 0:
+            return None
+        return BootstrapConfig(samples=self.bootstrap_samples, seed=self.seed)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointRun:
+    """One scored checkpoint: its results, and the embeddings that they were made of."""
+
+    embedder: Embedder
+    texts: Texts = field(repr=False)
+    images: Mapping[int, ImageEmbeddings] = field(repr=False)
+    results: tuple[TaskResult, ...] = field(repr=False)
+    seed: int = 0
+
+    @property
+    def facts(self) -> EncoderFacts:
+        """The checkpoint's name, digest, preprocessing and scale."""
+        return self.embedder.facts
+
+    @property
+    def location(self) -> str:
+        """The checkpoint as it was given."""
+        return self.embedder.location
+
+    def vectors(self, selection: Selection) -> Singles:
+        """Return the embeddings of a selection's samples in its order, shape (n, D)."""
+        return vectors(selection, self.images)
+
+    @cached_property
+    def prompt_spreads(self) -> dict[str, PromptSensitivity]:
+        """What single-label tasks score with other choices among their prompts, by task; computed on first use."""
+        from zeroshot_eval.prompt_spread import prompt_spread
+
+        found = {
+            result.task.name: prompt_spread(result, self.vectors(result.selection), self.texts, self.seed)
+            for result in self.results
+            if result.kind == "classification"
+        }
+        return {task: spread for task, spread in found.items() if spread is not None}
+
+    def result(self, task: str) -> TaskResult:
+        """Return the result of a task."""
+        return next(result for result in self.results if result.task.name == task)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Everything that the report shows of one evaluation."""
+    """Checkpoints scored on suites, and what was not scored."""
 
     config: EvalConfig
-    suite: Suite
-    checkpoint: Path
-    digest: str
-    sets: tuple[ShardSet, ...]
-    classification: tuple[ClassificationResult, ...]
-    retrieval: tuple[RetrievalResult, ...]
+    suites: tuple[Suite, ...]
+    collections: tuple[Collection, ...] = field(repr=False)
+    runs: tuple[CheckpointRun, ...]
     skipped: tuple[Skipped, ...]
-    rows: tuple[Score, ...]
-    logit_scale: float
     repeated: int
-    """samples that an earlier set holds already; scored once"""
+    """samples that an earlier collection holds already; scored once"""
+
+    @cached_property
+    def rows(self) -> tuple[Score, ...]:
+        """Every figure: tasks, then averages by dataset, by modality and over all, checkpoint after checkpoint."""
+        digests = tuple(collection.digest for collection in self.collections)
+        return tuple(row for run in self.runs for row in score_rows(run.facts, run.results, digests))
+
+    @property
+    def phantom(self) -> bool:
+        """Whether any suite is of synthetic images."""
+        return any(suite.phantom for suite in self.suites)
 
     def images_scored(self) -> int:
         """Return the number of distinct images that any task asked."""
-        selections = [*(task.selection for task in self.classification), *(task.selection for task in self.retrieval)]
-        return len({item.key for selection in selections for item in selection.items})
+        results = [result for run in self.runs for result in run.results]
+        return len({item.key for result in results for item in result.selection.items})
 
 
 def evaluate(config: EvalConfig) -> Evaluation:
-    """Score a checkpoint on a suite over shard sets; writes nothing but the embedding cache.
+    """Score checkpoints on suites over collections; writes nothing but the embedding cache.
 
     Raises:
-        ClipmedError: a suite, checkpoint or set that is not sound, before anything is embedded.
+        ClipmedError: a suite, checkpoint or collection that is not sound, before anything is embedded.
     """
-    suite = load_suite(config.suite)
-    folder = checkpoint_folder(config.checkpoint)
-    read_config(folder)
-    digest = checkpoint_digest(folder)
-    sets = tuple(ShardSet(location) for location in config.sets)
-    pool = Pool(sets)
-    classify, retrieve, skipped = _select(suite, pool)
-    embedder = Embedder(
-        checkpoint=folder,
-        digest=digest,
-        device=config.device,
-        batch_size=config.batch_size,
-        cache=config.cache_folder,
-    )
-    selections = [selection for _, selection in (*classify, *retrieve)]
-    images = embed_sets(embedder, config.sets, _wanted(selections), config.jobs)
-    texts = Texts(embed_unique_texts(embedder, _texts(classify, retrieve)), _logit_scale(folder))
-    bootstrap = BootstrapConfig(samples=config.bootstrap_samples, seed=config.seed)
-    with tqdm(total=len(selections), desc="scoring", unit="task", file=sys.stderr) as bar:
-        scored = []
-        for task, selection in classify:
-            scored.append(score_classification(task, selection, _vectors(selection, images), texts, bootstrap))
-            bar.update()
-        ranked = []
-        for query, selection in retrieve:
-            ranked.append(score_retrieval(query, selection, _vectors(selection, images), texts, bootstrap))
-            bar.update()
-    context = Context(
-        suite=suite.name,
-        checkpoint_digest=digest,
-        set_digests=tuple(shard_set.digest for shard_set in sets),
-        level=bootstrap.level,
-    )
+    facts = _named_apart([describe_encoder(location) for location in config.checkpoints], config.checkpoints)
+    collections = tuple(open_collection(location, config.cache_folder) for location in config.sets)
+    plan = make_plan(config.suite, collections, config.tasks)
+    embedders = [
+        Embedder(
+            location=location,
+            facts=one,
+            device=config.device,
+            dtype=config.dtype,
+            batch_size=config.batch_size,
+            cache=config.cache_folder,
+        )
+        for location, one in zip(config.checkpoints, facts, strict=True)
+    ]
+    rows = plan.rows()
+    wanted: dict[tuple[Place, str], Sequence[int]] = {
+        (CollectionPlace(config.sets[index], config.cache_folder), collections[index].image_digest): found
+        for index, found in rows.items()
+    }
+    wanted |= {place: range(count) for one in plan.asked for place, count in one.question_images()}
+    embed_images(embedders, wanted, config.jobs)
+    digests = {index: collections[index].image_digest for index in rows}
+    texts = plan.texts()
+    runs, failed = [], list[Skipped]()
+    with tqdm(total=len(plan.asked) * len(embedders), desc="scoring", unit="task", file=sys.stderr, delay=2) as bar:
+        for embedder in embedders:
+            own = Texts(embed_texts(embedder, texts), embedder.facts.logit_scale, embedder.facts.logit_bias)
+            images = {index: stored_images(embedder, digests[index], found) for index, found in rows.items()}
+            scorer = _Scorer(embedder, images, own, config)
+            results = []
+            for asked in plan.asked:
+                scored = scorer.score(asked)
+                if isinstance(scored, Skipped):
+                    failed.append(scored)
+                else:
+                    results.append(scored)
+                bar.update()
+            runs.append(
+                CheckpointRun(embedder=embedder, texts=own, images=images, results=tuple(results), seed=config.seed)
+            )
     return Evaluation(
         config=config,
-        suite=suite,
-        checkpoint=folder,
-        digest=digest,
-        sets=sets,
-        classification=tuple(scored),
-        retrieval=tuple(ranked),
-        skipped=tuple(skipped),
-        rows=tuple(score_rows(context, scored, ranked)),
-        logit_scale=texts.logit_scale,
-        repeated=pool.duplicates.total(),
+        suites=plan.suites,
+        collections=collections,
+        runs=tuple(runs),
+        skipped=(*plan.skipped, *dict.fromkeys(failed)),
+        repeated=plan.repeated,
     )
 
 
-def write_scores(evaluation: Evaluation) -> Path:
-    """Write scores.json and config.yaml, atomically; return the path of the scores."""
-    config = evaluation.config
-    save_yaml(config, config.out / CONFIG_FILE)
-    path = config.out / SCORES_FILE
-    write_json(path, _scores(evaluation))
-    return path
-
-
-def _scores(evaluation: Evaluation) -> dict[str, Any]:
-    return {
-        "schema_version": SCORES_VERSION,
-        "suite": evaluation.suite.name,
-        "phantom": evaluation.suite.phantom,
-        "checkpoint": {"location": evaluation.config.checkpoint, "digest": evaluation.digest},
-        "sets": [{"location": shard_set.location, "digest": shard_set.digest} for shard_set in evaluation.sets],
-        "interval": {
-            "level": 0.95,
-            "method": "percentile bootstrap over groups",
-            "samples": evaluation.config.bootstrap_samples,
-        },
-        "rows": [asdict(row) for row in evaluation.rows],
-        "confusion": {
-            result.task.name: {"classes": list(result.task.classes), "counts": result.confusion.tolist()}
-            for result in evaluation.classification
-        },
-        "excluded": {
-            result.task.name: result.selection.excluded
-            for result in evaluation.classification
-            if result.selection.excluded
-        },
-        "repeated_samples": evaluation.repeated,
-        "skipped": [asdict(skipped) for skipped in evaluation.skipped],
-    }
-
-
-def _select(
-    suite: Suite, pool: Pool
-) -> tuple[list[tuple[ClassificationTask, Selection]], list[tuple[RetrievalTask, Selection]], list[Skipped]]:
-    classified = [(task, select_classification(task, pool)) for task in suite.tasks]
-    retrieved = [(task, select_retrieval(task, pool)) for task in suite.retrieval]
-    classify = [(task, found) for task, found in classified if isinstance(found, Selection)]
-    retrieve = [(task, found) for task, found in retrieved if isinstance(found, Selection)]
-    skipped = [found for _, found in (*classified, *retrieved) if isinstance(found, Skipped)]
-    if not classify and not retrieve:
-        reasons = "; ".join(f"{task.task}: {task.reason}" for task in skipped)
-        raise DataError(
-            f"suite {suite.name!r} has no task for these sets ({reasons}); the sets' label tasks: "
-            f"{', '.join(sorted(pool.tasks())) or 'none'}; name another suite or other sets"
-        )
-    return classify, retrieve, skipped
-
-
-def _wanted(selections: Sequence[Selection]) -> dict[int, list[int]]:
-    rows: dict[int, set[int]] = {}
-    for selection in selections:
-        for item in selection.items:
-            rows.setdefault(item.set_index, set()).add(item.row)
-    return {index: sorted(found) for index, found in sorted(rows.items())}
-
-
-def _texts(
-    classify: Sequence[tuple[ClassificationTask, Selection]], retrieve: Sequence[tuple[RetrievalTask, Selection]]
-) -> list[str]:
-    prompts = [prompt for task, _ in classify for many in task.prompts().values() for prompt in many]
-    return prompts + [item.caption for _, selection in retrieve for item in selection.items]
-
-
-def _vectors(selection: Selection, images: Mapping[int, ImageEmbeddings]) -> Singles:
+def vectors(selection: Selection, images: Mapping[int, ImageEmbeddings]) -> Singles:
     """Return the embeddings of a selection's samples in its order, shape (n, D)."""
     dimensions = next(iter(images.values())).embeddings.shape[1]
-    vectors = np.empty((len(selection.items), dimensions), dtype=np.float32)
+    found = np.empty((len(selection.items), dimensions), dtype=np.float32)
     for set_index in selection.set_indices:
         places = [place for place, item in enumerate(selection.items) if item.set_index == set_index]
-        vectors[places] = images[set_index].of([selection.items[place].row for place in places])
-    return vectors
+        found[places] = images[set_index].of([selection.items[place].row for place in places])
+    return found
 
 
-def _logit_scale(folder: Path) -> float:
-    """Return the learned temperature's scale, read from the weights alone: a warm cache needs no model."""
-    from safetensors import safe_open
+@dataclass(frozen=True, slots=True)
+class _Scorer:
+    """Scores the tasks of one checkpoint."""
 
-    with safe_open(folder / WEIGHTS_FILE, framework="np") as weights:
-        return float(np.exp(weights.get_tensor("logit_scale").item()))
+    embedder: Embedder
+    images: Mapping[int, ImageEmbeddings]
+    texts: Texts
+    config: EvalConfig
+
+    def score(self, asked: Asked) -> TaskResult | Skipped:
+        found = self._score(asked)
+        main = asked.task.main_metric
+        if isinstance(found, TaskResult) and main and main not in (*found.measures, *found.undefined):
+            raise ConfigError(
+                f"task {asked.task.name!r}: main_metric: got {main!r}{nearest(main, list(found.measures))} "
+                f"Allowed: {', '.join(found.measures)}"
+            )
+        return found
+
+    def _score(self, asked: Asked) -> TaskResult | Skipped:
+        task, suite, intervals = asked.task, asked.suite.name, self.config.intervals()
+        if isinstance(task, ChoiceTask):
+            from zeroshot_eval.choice_scoring import score_choice
+
+            assert asked.questions is not None
+            rows = range(len(asked.questions.refs))
+            embedded = (stored_images(self.embedder, asked.questions.image_digest, rows).of(rows), self.texts)
+            return score_choice(suite, task, asked.questions, embedded, intervals, seed=self.config.seed)
+        if isinstance(task, ProbeTask):
+            from zeroshot_eval.probe_scoring import score_probe
+
+            return score_probe(suite, task, self._probe_data(asked), intervals, seed=self.config.seed)
+        vectors_of_task = (vectors(asked.selection, self.images), self.texts)
+        if isinstance(task, ClassificationTask):
+            return score_classification(suite, task, asked.selection, vectors_of_task, intervals)
+        return score_retrieval(suite, task, asked.selection, vectors_of_task, intervals)
+
+    def _probe_data(self, asked: Asked) -> ProbeData:
+        from zeroshot_eval.probe_scoring import ProbeData
+
+        assert asked.train is not None
+        return ProbeData(
+            train=(asked.train, vectors(asked.train, self.images)),
+            test=(asked.selection, vectors(asked.selection, self.images)),
+            val=None if asked.val is None else (asked.val, vectors(asked.val, self.images)),
+        )
+
+
+def _named_apart(facts: Sequence[EncoderFacts], locations: Sequence[str]) -> list[EncoderFacts]:
+    """Let no two checkpoints have one name, also as names of folders: those that do are called by where they lie."""
+    counts = Counter(slug(one.name) for one in facts)
+    named = [
+        one if counts[slug(one.name)] == 1 else replace(one, name=location)
+        for one, location in zip(facts, locations, strict=True)
+    ]
+    counts = Counter(slug(one.name) for one in named)
+    return [
+        one if counts[slug(one.name)] == 1 else replace(one, name=f"{one.name} {number}")
+        for number, one in enumerate(named, start=1)
+    ]

@@ -2,118 +2,104 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
+import tyro
 import yaml
-from markupsafe import Markup
 
-from clipmed.configuration import to_dict
+from clipmed.configuration import from_dict
+from clipmed.errors import ConfigError, DataError
 from clipmed.files import write_text
-from zeroshot_eval.attrition import SetAttrition, set_attrition
-from zeroshot_eval.curves import training_curves
-from zeroshot_eval.evaluation import REPORT_FILE, EvalConfig, Evaluation
-from zeroshot_eval.figures import interval_track
-from zeroshot_eval.gallery import Example, choose_examples
-from zeroshot_eval.scores import dataset_name
-from zeroshot_eval.scoring import ClassificationResult, RetrievalResult, Score
+from zeroshot_eval.attrition import set_attrition
+from zeroshot_eval.curves import score_curves, training_curves
+from zeroshot_eval.evaluation import EvalConfig, Evaluation, evaluate
+from zeroshot_eval.findings import Findings, find
+from zeroshot_eval.grid import Grid
+from zeroshot_eval.leakage_page import audit_parts, not_audited
+from zeroshot_eval.page import (
+    checkpoint_names,
+    columns,
+    command,
+    config_text,
+    dataset_plot,
+    forests,
+    heat,
+    heat_grid,
+    legend,
+    modality_plot,
+    task_sections,
+)
+from zeroshot_eval.page_builder import PageBuilder, used_splits
+from zeroshot_eval.pictures import Pictures
+from zeroshot_eval.score_files import CONFIG_FILE
+from zeroshot_eval.summary import ScoreIndex, mean_grid
+from zeroshot_eval.tables import Section, write_tables
 
+REPORT_FILE = "report.html"
 TEMPLATE = "report.html.j2"
-LEVEL = 0.95
-HEADLINE = "balanced_accuracy"
-HEADLINES = ("accuracy", "balanced_accuracy", "auroc")
-
-METRIC_NAMES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "auroc": "AUROC",
-    "auroc_cosine": "AUROC of cosines",
-    "mrr": "MRR",
-    "median_rank": "median rank",
-}
-MODALITY_NAMES = {
-    "xray": "X-ray",
-    "ct": "CT",
-    "mri": "MRI",
-    "oct": "OCT",
-    "nuclear": "Nuclear imaging",
-    "mixed": "Mixed modalities",
-}
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One score as the page shows it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportConfig:
+    """Draw the report of scored checkpoints again, from the config beside their scores and the embeddings it names."""
 
-    name: str
-    score: Score
-
-    @property
-    def value(self) -> str:
-        """The value with three decimals, or one for ranks."""
-        return _number(self.score.value, self.score.metric)
-
-    @property
-    def bounds(self) -> str:
-        """The interval, or a dash."""
-        if self.score.low is None or self.score.high is None:
-            return "–"
-        return f"{_number(self.score.low, self.score.metric)} – {_number(self.score.high, self.score.metric)}"
-
-    @property
-    def chance(self) -> str:
-        """The chance level."""
-        return _number(self.score.chance, self.score.metric)
-
-    @property
-    def times_chance(self) -> str:
-        """How many times chance the value is; a dash for ranks, where less is better."""
-        if self.score.metric.endswith("median_rank") or not self.score.chance:
-            return "–"
-        return f"{self.score.value / self.score.chance:.1f}×"
-
-    @property
-    def track(self) -> Markup:
-        """The value, interval and chance on a 0 … 1 axis."""
-        bounds = None if self.score.low is None or self.score.high is None else (self.score.low, self.score.high)
-        label = f"{self.name}: {self.value}, interval {self.bounds}, chance {self.chance}"
-        return interval_track(self.score.value, bounds, self.score.chance, label)
+    out: Annotated[Path, tyro.conf.Positional]
+    """folder that `score` wrote"""
+    gallery_sources: tuple[str, ...] | None = None
+    """sources whose images and captions the page may show; all if not given. The page holds small copies of them, so
+    that what may not be passed on belongs left out"""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskPage:
-    """One classification task: its figures, its confusion matrix and its examples."""
+def read_config(out: Path) -> EvalConfig:
+    """Return the config of an evaluation from its folder.
 
-    result: ClassificationResult
-    title: str
-    modality: str
-    dataset: str
-    figures: list[Figure]
-    classes: list[dict[str, Any]]
-    examples: list[Example]
-
-
-@dataclass(frozen=True, slots=True)
-class RetrievalPage:
-    """One retrieval task, with its figures by direction."""
-
-    result: RetrievalResult
-    dataset: str
-    figures: list[Figure]
+    Raises:
+        DataError: no config there.
+        ConfigError: one that is not sound.
+    """
+    path = out / CONFIG_FILE
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"no {CONFIG_FILE} in {out}; `python -m zeroshot_eval score` writes it") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not readable as YAML: {error}") from error
+    return from_dict(EvalConfig, data, str(path))
 
 
-def write_report(evaluation: Evaluation) -> Path:
-    """Write report.html into the evaluation's folder, atomically, and return its path."""
-    path = evaluation.config.out / REPORT_FILE
-    write_text(path, render_report(evaluation))
+def redraw(config: ReportConfig) -> Path:
+    """Write the report of a folder of scores again; embeddings come from its cache.
+
+    Raises:
+        ClipmedError: no config there, or checkpoints or data that are no longer where it says.
+    """
+    evaluation = evaluate(replace(read_config(config.out), out=config.out))
+    return write_report(evaluation, config.gallery_sources)
+
+
+def write_report(evaluation: Evaluation, sources: Sequence[str] | None = None) -> Path:
+    """Write report.html, scores.md and scores.tex into the evaluation's folder, atomically.
+
+    Args:
+        evaluation: the scored checkpoints.
+        sources: the sources whose images and captions the page may show; all if None.
+
+    Returns: the page's path.
+    """
+    findings, out = find(evaluation), evaluation.config.out
+    path = out / REPORT_FILE
+    write_text(path, render_report(evaluation, findings, sources))
+    title = "; ".join(suite.title for suite in evaluation.suites)
+    write_tables(out, title, table_sections(evaluation, findings))
     return path
 
 
-def render_report(evaluation: Evaluation) -> str:
+def render_report(
+    evaluation: Evaluation, findings: Findings | None = None, sources: Sequence[str] | None = None
+) -> str:
     """Return the page. It needs no network and no other file."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -124,121 +110,79 @@ def render_report(evaluation: Evaluation) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(TEMPLATE).render(_context(evaluation))
+    return environment.get_template(TEMPLATE).render(_context(evaluation, findings or find(evaluation), sources))
 
 
-def modality_name(modality: str) -> str:
-    """Return a modality as a reader writes it."""
-    return MODALITY_NAMES.get(modality, modality.capitalize())
+def table_sections(evaluation: Evaluation, findings: Findings) -> list[Section]:
+    """Return the tables of scores.md and scores.tex: main metrics by task, then means by modality."""
+    index = ScoreIndex(evaluation.rows, checkpoint_names(evaluation))
+    sections = [Section(title="Main metric by task", grid=heat_grid(evaluation, index, findings))]
+    for suite in evaluation.suites:
+        grid: Grid = mean_grid(index.of_suite(suite.name), "modality")
+        if grid.lines:
+            sections.append(Section(title=f"Means by modality, {suite.title}", grid=grid))
+    return sections
 
 
-def _context(evaluation: Evaluation) -> dict[str, Any]:
-    pages = [_task_page(evaluation, result) for result in evaluation.classification]
-    rows = evaluation.rows
-    return {
-        "suite": evaluation.suite,
-        "evaluation": evaluation,
-        "images": evaluation.images_scored(),
-        "overall": [
-            Figure(METRIC_NAMES[row.metric], row) for row in rows if row.level == "overall" and row.metric in HEADLINES
+def _context(evaluation: Evaluation, findings: Findings, sources: Sequence[str] | None) -> dict[str, Any]:
+    index = ScoreIndex(evaluation.rows, checkpoint_names(evaluation))
+    results = [result for run in evaluation.runs for result in run.results]
+    pictures = Pictures(evaluation.collections, used_splits(results), sources)
+    sections = task_sections(PageBuilder(evaluation, index, findings, pictures).pages())
+    grid = heat_grid(evaluation, index, findings)
+    context = {
+        "title": "; ".join(suite.title for suite in evaluation.suites),
+        "phantom": evaluation.phantom,
+        "notes": [suite.note for suite in evaluation.suites if suite.note],
+        "lead": _lead(evaluation),
+        "columns": columns(evaluation, index),
+        "audits": audit_parts(evaluation),
+        "not_audited": not_audited(evaluation),
+        "skipped": evaluation.skipped,
+        "repeated": evaluation.repeated,
+        "heat": heat(grid) if grid.lines else "",
+        "forests": forests(evaluation, findings),
+        "modalities": modality_plot(evaluation, index),
+        "datasets": dataset_plot(evaluation, index),
+        "legend": legend(evaluation),
+        "task_sections": sections,
+        "score_curves": score_curves(evaluation.config.out, index.checkpoints),
+        "curves": [curve for run in evaluation.runs for curve in training_curves(Path(run.location), run.facts.name)],
+        "attrition": [
+            set_attrition(each.location, each.attrition, len(each)) for each in evaluation.collections if each.attrition
         ],
-        "retrieval_heads": _retrieval_heads(rows),
-        "modalities": [
-            Figure(modality_name(row.modality or ""), row)
-            for row in rows
-            if row.level == "modality" and row.metric == HEADLINE
-        ],
-        "datasets": _by_dataset(rows),
-        "tasks": [page for page in pages if not page.result.task.held_out],
-        "held_out": [page for page in pages if page.result.task.held_out],
-        "retrieval": [_retrieval_page(evaluation, result) for result in evaluation.retrieval],
-        "curves": training_curves(evaluation.checkpoint),
-        "attrition": _attrition(evaluation),
-        "command": _command(evaluation.config),
-        "config_yaml": yaml.safe_dump(to_dict(evaluation.config), sort_keys=False, allow_unicode=True),
+        "command": command(evaluation.config),
+        "config_yaml": config_text(evaluation.config),
+        "sets": evaluation.collections,
+        "bootstrap_samples": evaluation.config.bootstrap_samples,
+        "withheld": sources is not None,
     }
+    return context | {"index": _sections(context)}
 
 
-def _task_page(evaluation: Evaluation, result: ClassificationResult) -> TaskPage:
-    task = result.task
-    rows = [row for row in evaluation.rows if row.task == task.name]
-    return TaskPage(
-        result=result,
-        title=task.name.replace("_", " "),
-        modality=modality_name(task.modality),
-        dataset=_spaced(dataset_name(result)),
-        figures=[Figure(METRIC_NAMES[row.metric], row) for row in rows if row.metric in METRIC_NAMES],
-        classes=_classes(result, rows),
-        examples=choose_examples(result, evaluation.sets, evaluation.logit_scale, evaluation.config.seed),
+def _lead(evaluation: Evaluation) -> str:
+    checkpoints, tasks = len(evaluation.runs), len(evaluation.runs[0].results)
+    who = "One checkpoint" if checkpoints == 1 else f"{checkpoints} checkpoints"
+    return (
+        f"{who} on {tasks} task{'s' if tasks != 1 else ''} and {evaluation.images_scored():,} images, scored without "
+        "training on them: classes are told apart, and captions found, by comparing embeddings."
     )
 
 
-def _classes(result: ClassificationResult, rows: Sequence[Score]) -> list[dict[str, Any]]:
-    """Return the lines of the confusion matrix: counts, shares of the row for the shading, and the class's recall."""
-    recalls = {row.metric.removeprefix("recall/"): row for row in rows if row.metric.startswith("recall/")}
-    counts = result.confusion
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return [
-        {
-            "name": name.replace("_", " "),
-            "cells": [
-                {"count": int(count), "percent": round(100 * float(share)), "diagonal": column == index}
-                for column, (count, share) in enumerate(zip(counts[index], shares[index], strict=True))
-            ],
-            "total": int(counts[index].sum()),
-            "recall": Figure(name, recalls[name]) if name in recalls else None,
-        }
-        for index, name in enumerate(result.task.classes)
-    ]
-
-
-def _retrieval_page(evaluation: Evaluation, result: RetrievalResult) -> RetrievalPage:
-    rows = [row for row in evaluation.rows if row.task == result.task.name]
-    return RetrievalPage(
-        result, _spaced(dataset_name(result)), [Figure(_retrieval_name(row.metric), row) for row in rows]
-    )
-
-
-def _retrieval_name(metric: str) -> str:
-    direction, name = metric.split("/")
-    return f"{direction.replace('_', ' ')}, {METRIC_NAMES.get(name, name)}"
-
-
-def _retrieval_heads(rows: Sequence[Score]) -> list[Figure]:
-    heads = [row for row in rows if row.level == "task" and row.metric == "image_to_text/recall@5"]
-    return [Figure(f"image-to-text recall@5, {(row.task or '').replace('_', ' ')}", row) for row in heads]
-
-
-def _by_dataset(rows: Sequence[Score]) -> list[Figure]:
-    found = [row for row in rows if row.level == "dataset" and row.metric == HEADLINE]
-    return [Figure(_spaced(row.dataset or ""), row) for row in found]
-
-
-def _attrition(evaluation: Evaluation) -> list[SetAttrition]:
-    return [
-        set_attrition(str(path), shard_set.manifest.get("attrition", []), len(shard_set))
-        for path, shard_set in zip(evaluation.config.sets, evaluation.sets, strict=True)
-    ]
-
-
-def _command(config: EvalConfig) -> str:
-    """Return the command line that makes these scores again."""
-    parts = ["python", "-m", "zeroshot_eval", config.checkpoint, config.suite, "--sets", *map(str, config.sets)]
-    parts += [
-        "--out",
-        str(config.out),
-        "--bootstrap-samples",
-        str(config.bootstrap_samples),
-        "--seed",
-        str(config.seed),
-    ]
-    return shlex.join(parts)
-
-
-def _spaced(dataset: str) -> str:
-    """Let the line break between sources."""
-    return dataset.replace("+", " + ")
-
-
-def _number(value: float, metric: str) -> str:
-    return f"{value:.1f}" if metric.endswith("median_rank") else f"{value:.3f}"
+def _sections(context: dict[str, Any]) -> dict[str, str]:
+    """Return the titles of the sections that the page has, by anchor, in its order."""
+    found = {
+        "overview": "All tasks" if context["heat"] else "",
+        "differences": "Differences" if context["forests"] else "",
+        "curve": "Curve" if context["score_curves"] else "",
+        "modalities": "By modality" if context["modalities"] else "",
+        "datasets": "By dataset" if context["datasets"] else "",
+        "leakage": "Leakage" if context["audits"] else "",
+    }
+    found |= {section.anchor: section.title for section in context["task_sections"]}
+    found |= {
+        "training": "Training" if context["curves"] else "",
+        "attrition": "Data" if context["attrition"] else "",
+        "method": "Method",
+    }
+    return {anchor: title for anchor, title in found.items() if title}

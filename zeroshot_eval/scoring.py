@@ -1,28 +1,38 @@
-"""From embeddings to scores: each task's metrics with their replicates, then averages over datasets and modalities."""
+"""Results of tasks on cached embeddings: every metric with its value, chance level and bootstrap replicates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from zeroshot_eval.bootstrap import BootstrapConfig, bootstrap, interval
-from zeroshot_eval.classification import classification_metrics, confusion_matrix, prompt_ensemble, recalls
-from zeroshot_eval.retrieval import chance_metrics, image_to_text_ranks, retrieval_metrics, text_to_image_ranks
+from zeroshot_eval.bootstrap import BootstrapConfig, Statistic, bootstrap, interval
+from zeroshot_eval.classification import (
+    chance_levels,
+    classification_statistic,
+    confusion_matrix,
+    majority_rate,
+    prompt_ensemble,
+    recalls,
+)
+from zeroshot_eval.multi_label import chance_levels as multi_label_chance
+from zeroshot_eval.multi_label import class_statistic, undefined_classes
+from zeroshot_eval.predictions import TaskKind, classification_columns, multi_label_columns
+from zeroshot_eval.ranking import mean_defined
 from zeroshot_eval.selection import Item, Selection
-from zeroshot_eval.suite import MIXED, ClassificationTask, RetrievalTask
+from zeroshot_eval.suite import MIXED, ClassificationTask, Task
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Level = Literal["task", "dataset", "modality", "overall"]
-Embed = Callable[[Sequence[Item]], Singles]
 
-AVERAGED = ("accuracy", "balanced_accuracy", "auroc", "auroc_cosine")
-DIRECTIONS = {"image_to_text": image_to_text_ranks, "text_to_image": text_to_image_ranks}
+RECALL_PREFIX = "recall/"
+MACRO_NAMES = {"f1": "macro_f1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +40,10 @@ class Measure:
     """One metric: its value, the value expected by chance, and its bootstrap replicates (none for a single group)."""
 
     value: float
-    chance: float
+    chance: float | None
     replicates: Floats = field(repr=False)
+    n: int | None = None
+    """what it is the mean of, where that is not the task's samples"""
 
     def interval(self, level: float) -> tuple[float, float] | None:
         """Return the percentile interval, or None where the data do not allow one."""
@@ -40,52 +52,68 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """The text side of a checkpoint: the unit-length embedding (D,) of every text, and the learned scale of cosines."""
+    """The text side of a checkpoint: the unit-length embedding (D,) of every text, and how it scales cosines."""
 
     embeddings: Mapping[str, Singles]
     logit_scale: float
+    logit_bias: float | None = None
+
+    def rows(self, texts: Sequence[str]) -> Singles:
+        """Return the embeddings of these texts, shape (P, D), in their order."""
+        return np.stack([self.embeddings[text] for text in texts])
 
 
-@dataclass(frozen=True, slots=True)
-class ClassificationResult:
-    """A scored classification task. `cosines` is (n, C); `confusion` (C, C) has a row a true class."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskResult:
+    """A scored task of one checkpoint.
 
-    task: ClassificationTask
+    `columns` are those of its predictions, a row an item of `rows`. `scores` are (n, C) where there are classes.
+    """
+
+    suite: str
+    task: Task
+    kind: TaskKind
     selection: Selection
-    cosines: Singles = field(repr=False)
+    rows: tuple[Item, ...] = field(repr=False)
     measures: dict[str, Measure]
-
-    @property
-    def predicted(self) -> Ints:
-        """Predicted class indices, shape (n,)."""
-        predicted: Ints = self.cosines.argmax(axis=1).astype(np.int64)
-        return predicted
-
-    @property
-    def confusion(self) -> Ints:
-        """Counts of true and predicted classes."""
-        return confusion_matrix(self.selection.targets, self.predicted, self.cosines.shape[1])
-
-    @property
-    def majority(self) -> float:
-        """The accuracy of always answering the most frequent class."""
-        return float(np.bincount(self.selection.targets).max() / len(self.selection.targets))
-
-
-@dataclass(frozen=True, slots=True)
-class RetrievalResult:
-    """A scored retrieval task; `shared` counts the images whose caption another image has too."""
-
-    task: RetrievalTask
-    selection: Selection
-    measures: dict[str, Measure]
-    distinct: int
-    shared: int
+    columns: dict[str, pa.Array] = field(repr=False)
+    classes: tuple[str, ...] = ()
+    scores: Singles | None = field(default=None, repr=False)
+    data_digest: str = ""
+    """of data that are in no collection"""
+    undefined: tuple[str, ...] = ()
+    """metrics that these data do not define"""
+    details: dict[str, Any] = field(default_factory=dict)
+    """further figures of the task, as JSON holds them"""
 
     @property
     def modality(self) -> str:
         """The task's modality, or `mixed`."""
         return self.task.modality or MIXED
+
+    @property
+    def held_out(self) -> bool:
+        """Whether training never saw such samples."""
+        return isinstance(self.task, ClassificationTask) and self.task.held_out
+
+    @property
+    def predicted(self) -> Ints:
+        """Predicted class indices, shape (n,)."""
+        assert self.scores is not None
+        predicted: Ints = self.scores.argmax(axis=1).astype(np.int64)
+        return predicted
+
+    @property
+    def confusion(self) -> Ints | None:
+        """Counts of true and predicted classes, shape (C, C), a row a true class; None where classes do not exclude."""
+        if self.scores is None or self.selection.targets.ndim != 1:
+            return None
+        return confusion_matrix(self.selection.targets.astype(np.int64), self.predicted, len(self.classes))
+
+    @property
+    def majority(self) -> float:
+        """The accuracy of always answering the most frequent class."""
+        return majority_rate(self.selection.targets.astype(np.int64))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +125,7 @@ class Score:
     task: str | None
     dataset: str | None
     dataset_digest: str | None
+    checkpoint: str
     checkpoint_digest: str
     modality: str | None
     held_out: bool
@@ -106,96 +135,154 @@ class Score:
     high: float | None
     n: int
     groups: int
-    chance: float
+    chance: float | None
 
 
 def score_classification(
+    suite: str,
     task: ClassificationTask,
     selection: Selection,
-    images: Singles,
-    texts: Texts,
-    config: BootstrapConfig,
-) -> ClassificationResult:
-    """Score one classification task."""
-    prompts = task.prompts()
-    rows = np.stack([texts.embeddings[prompt] for many in prompts.values() for prompt in many])
-    cosines: Singles = images @ prompt_ensemble(rows, [len(many) for many in prompts.values()]).T
-    targets, classes = selection.targets, list(task.classes)
+    embedded: tuple[Singles, Texts],
+    config: BootstrapConfig | None,
+) -> TaskResult:
+    """Score one zero-shot task of labels.
+
+    Args:
+        suite: name of the task's suite.
+        task: what is asked.
+        selection: of whom; n samples.
+        embedded: their embeddings (n, D), and the checkpoint's texts.
+        config: how intervals are drawn; None draws none.
+    """
+    if task.kind == "multi_label":
+        return _score_multi_label(suite, task, selection, embedded, config)
+    images, texts = embedded
+    classes, targets = task.class_ids, selection.targets.astype(np.int64)
+    cosines: Singles = images @ class_rows(task.all_prompts(), texts).T
+    metrics = classification_statistic(targets, cosines, texts.logit_scale, ordinal=task.ordinal)
+    predicted = cosines.argmax(axis=1).astype(np.int64)
 
     def statistic(weights: Floats) -> dict[str, Floats]:
-        found = classification_metrics(targets, cosines, weights, texts.logit_scale)
-        by_class = recalls(targets, cosines.argmax(axis=1), weights, len(classes))
-        return found | {f"recall/{name}": by_class[:, index] for index, name in enumerate(classes)}
+        by_class = recalls(targets, predicted, weights, len(classes))
+        return metrics(weights) | {f"{RECALL_PREFIX}{name}": by_class[:, at] for at, name in enumerate(classes)}
 
-    chance = dict.fromkeys(["auroc", "auroc_cosine"], 0.5)
-    measures = _measures(statistic, selection.groups, config, lambda metric: chance.get(metric, 1 / len(classes)))
-    return ClassificationResult(task, selection, cosines, measures)
-
-
-def score_retrieval(
-    task: RetrievalTask, selection: Selection, images: Singles, texts: Texts, config: BootstrapConfig
-) -> RetrievalResult:
-    """Score one retrieval task both ways, one caption (the first) an image."""
-    captions, text_of_image = np.unique([item.caption for item in selection.items], return_inverse=True)
-    distinct = np.stack([texts.embeddings[str(caption)] for caption in captions])
-    copies = np.bincount(text_of_image)
-    chance = chance_metrics(text_of_image)
-    measures: dict[str, Measure] = {}
-    for direction, rank in DIRECTIONS.items():
-        ranks = rank(images, distinct, text_of_image)
-        found = _measures(_retrieval_statistic(ranks), selection.groups, config, chance.__getitem__)
-        measures |= {f"{direction}/{metric}": measure for metric, measure in found.items()}
-    return RetrievalResult(task, selection, measures, len(captions), int(copies[copies > 1].sum()))
+    chance = chance_levels(targets, len(classes)) | {f"{RECALL_PREFIX}{name}": 1 / len(classes) for name in classes}
+    counts = np.bincount(targets, minlength=len(classes)).tolist()
+    sizes = {f"{RECALL_PREFIX}{name}": count for name, count in zip(classes, counts, strict=True)}
+    measures, undefined = measure(statistic, selection.groups, config, chance, sizes)
+    return TaskResult(
+        suite=suite,
+        task=task,
+        kind="classification",
+        selection=selection,
+        rows=selection.items,
+        measures=measures,
+        columns=classification_columns(targets, cosines),
+        classes=classes,
+        scores=cosines,
+        undefined=undefined,
+        details={"majority": majority_rate(targets)},
+    )
 
 
-def average(results: Sequence[ClassificationResult], metric: str) -> Measure | None:
-    """Return the plain mean of a metric over tasks, with the mean of their replicates; None where one is undefined."""
-    measures = [result.measures.get(metric) for result in results]
-    defined = [measure for measure in measures if measure is not None]
-    if not defined or len(defined) < len(measures):
-        return None
-    return _mean(defined)
+def _score_multi_label(
+    suite: str,
+    task: ClassificationTask,
+    selection: Selection,
+    embedded: tuple[Singles, Texts],
+    config: BootstrapConfig | None,
+) -> TaskResult:
+    images, texts = embedded
+    classes, targets = task.class_ids, selection.targets.astype(np.int8)
+    scores: Singles = images @ class_rows(task.all_prompts(), texts).T
+    if pairs := bool(task.negative_prompts):
+        denying = {name: task.negative_prompts[name] for name in classes}
+        scores = scores - images @ class_rows(denying, texts).T
+    measures, undefined = measure(
+        multi_label_metrics(targets, scores, classes, pairs=pairs),
+        selection.groups,
+        config,
+        multi_label_chance(targets),
+    )
+    return TaskResult(
+        suite=suite,
+        task=task,
+        kind="multi_label",
+        selection=selection,
+        rows=selection.items,
+        measures=measures,
+        columns=multi_label_columns(targets, scores),
+        classes=classes,
+        scores=scores,
+        undefined=undefined,
+        details={"undefined_classes": undefined_classes(targets, classes)},
+    )
 
 
-def overall(by_modality: Iterable[Measure]) -> Measure:
-    """Return the plain mean over modalities of their averages: each modality weighs the same."""
-    return _mean(list(by_modality))
+def multi_label_metrics(
+    targets: npt.NDArray[np.int8], scores: Singles, classes: Sequence[str], *, pairs: bool = False
+) -> Statistic:
+    """Return the function from weights (B, n) to macro metrics and those of each class, as `auroc` and `auroc/mass`."""
+    of_class = class_statistic(targets, scores, pairs=pairs)
+
+    def statistic(weights: Floats) -> dict[str, Floats]:
+        by_class = of_class(weights)
+        macro = {MACRO_NAMES.get(name, name): mean_defined(values) for name, values in by_class.items()}
+        single = {f"{name}/{of}": values[:, at] for name, values in by_class.items() for at, of in enumerate(classes)}
+        return macro | single
+
+    return statistic
 
 
-def averaged_results(results: Sequence[ClassificationResult]) -> dict[str, list[ClassificationResult]]:
-    """Return the results that enter averages by modality: neither held-out nor of mixed modality."""
-    grouped: dict[str, list[ClassificationResult]] = {}
-    for result in results:
-        if not result.task.held_out and result.task.modality != MIXED:
-            grouped.setdefault(result.task.modality, []).append(result)
-    return grouped
+def class_rows(prompts: Mapping[str, Sequence[str]], texts: Texts) -> Singles:
+    """Return the classifier's unit-length rows, shape (C, D)."""
+    flat = [prompt for many in prompts.values() for prompt in many]
+    return prompt_ensemble(texts.rows(flat), [len(many) for many in prompts.values()])
 
 
-def _retrieval_statistic(ranks: Ints) -> Callable[[Floats], dict[str, Floats]]:
-    return lambda weights: retrieval_metrics(ranks, weights)
-
-
-def _measures(
-    statistic: Callable[[Floats], dict[str, Floats]],
+def measure(
+    statistic: Statistic,
     groups: Sequence[str],
-    config: BootstrapConfig,
-    chance: Callable[[str], float],
-) -> dict[str, Measure]:
+    config: BootstrapConfig | None,
+    chance: Mapping[str, float],
+    sizes: Mapping[str, int] | None = None,
+) -> tuple[dict[str, Measure], tuple[str, ...]]:
+    """Return every defined metric by name, and the names of those that the data leave undefined.
+
+    Args:
+        statistic: maps weights (B, n) to {metric: (B,)}.
+        groups: the group of each of the n rows.
+        config: how intervals are drawn; None draws none.
+        chance: chance levels by metric, as far as there are any.
+        sizes: what a metric is the mean of, where that is not the n rows.
+    """
     values = statistic(np.ones((1, len(groups))))
-    enough = len(set(groups)) > 1
-    replicates = bootstrap(statistic, groups, config) if enough else {}
+    enough = config is not None and len(set(groups)) > 1
+    replicates = bootstrap(statistic, groups, config) if enough and config is not None else {}
     nothing = np.empty(0)
-    return {
-        metric: Measure(float(value[0]), chance(metric), replicates.get(metric, nothing))
+    defined = {
+        metric: Measure(
+            float(value[0]),
+            _finite(chance.get(metric)),
+            replicates.get(metric, nothing),
+            (sizes or {}).get(metric),
+        )
         for metric, value in values.items()
         if not np.isnan(value[0])
     }
+    return defined, tuple(sorted(values.keys() - defined.keys()))
 
 
-def _mean(measures: Sequence[Measure]) -> Measure:
-    have_replicates = all(len(measure.replicates) for measure in measures)
+def mean(measures: Sequence[Measure]) -> Measure:
+    """Return the plain mean of measures, with the mean of their replicates."""
+    have_replicates = all(len(one.replicates) for one in measures)
+    chances = [one.chance for one in measures if one.chance is not None]
     return Measure(
-        float(np.mean([measure.value for measure in measures])),
-        float(np.mean([measure.chance for measure in measures])),
-        np.mean([measure.replicates for measure in measures], axis=0) if have_replicates else np.empty(0),
+        float(np.mean([one.value for one in measures])),
+        float(np.mean(chances)) if len(chances) == len(measures) else None,
+        np.mean([one.replicates for one in measures], axis=0) if have_replicates else np.empty(0),
     )
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)

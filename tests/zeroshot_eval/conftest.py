@@ -87,6 +87,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def embeddings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedding cache that tests share which do not look at it."""
+    return tmp_path_factory.mktemp("embeddings")
+
+
 @pytest.fixture
 def suite_data() -> dict:
     classes = {name: [name, f"something {name}"] for name in COLOURS}

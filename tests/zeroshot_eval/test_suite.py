@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from clipmed.errors import ConfigError
-from zeroshot_eval.suite import load_suite, suite_names
+from zeroshot_eval.suite_files import load_suite, suite_names
 
 
 def load_changed(tmp_path: Path, data: dict):
@@ -25,7 +25,7 @@ def test_every_shipped_suite_is_sound():
 
 def test_prompts_are_every_phrase_in_every_template(suite_file: Path):
     task = load_suite(str(suite_file)).tasks[0]
-    assert task.prompts()["red"] == [
+    assert task.all_prompts()["red"] == [
         "a picture of red",
         "an image that is red",
         "a picture of something red",
@@ -49,6 +49,26 @@ def test_prompts_are_every_phrase_in_every_template(suite_file: Path):
         ({"classes": {"red": ["red"], "blue": ["blue", "Red"]}}, "phrase 'red' stands for two classes"),
         ({"only_classes": ["gren"]}, "only_classes: got 'gren'; did you mean 'green'"),
         ({"clases": {}}, "unknown key 'tasks.clases'; did you mean 'classes'"),
+        ({"prompts": {"mauve": []}}, "class 'mauve' has no prompts"),
+        ({"prompts": {"red": ["A Picture of blue"]}}, "the prompt 'a picture of blue' stands for two classes"),
+        ({"prompts": {"red": "x"}}, "prompts.red: got 'x'; allowed: a list"),
+        ({"kind": "multilabel"}, "got 'multilabel'; allowed: 'single', 'multi_label'"),
+        ({"kind": "multi_label"}, "only_classes: got some with kind 'multi_label'"),
+        ({"kind": "multi_label", "only_classes": [], "ordinal": True}, "ordinal: got kind 'multi_label'"),
+        ({"negative_prompts": {"red": ["not red"]}}, "negative_prompts: got some with kind 'single'"),
+        (
+            {"kind": "multi_label", "only_classes": [], "negative_prompts": {"red": ["not red"]}},
+            "class 'blue' has no negative_prompts",
+        ),
+        (
+            {"kind": "multi_label", "only_classes": [], "negative_prompts": {"mauve": ["not mauve"]}},
+            "negative_prompts: got 'mauve'",
+        ),
+        (
+            {"kind": "multi_label", "only_classes": [], "classes": {"red": ["red"]}, "templates": ["{}"]}
+            | {"negative_prompts": {"red": ["red"]}},
+            "class 'red': 'red' is a prompt and a negative prompt",
+        ),
     ],
 )
 def test_unsound_tasks_are_refused(tmp_path: Path, suite_data: dict, change: dict, message: str):
@@ -56,6 +76,47 @@ def test_unsound_tasks_are_refused(tmp_path: Path, suite_data: dict, change: dic
     with pytest.raises(ConfigError) as error:
         load_changed(tmp_path, suite_data)
     assert message in str(error.value)
+
+
+def test_full_sentences_stand_beside_phrases_or_alone(tmp_path: Path, suite_data: dict):
+    suite_data["tasks"] = [
+        {"name": "grades", "task": "dr", "modality": "fundus", "ordinal": True}
+        | {"classes": {"none": ["no disease"]}, "templates": ["a fundus with {}"]}
+        | {"prompts": {"mild": ["microaneurysms alone", "mild retinopathy"], "none": ["a healthy retina"]}}
+    ]
+    [task] = load_changed(tmp_path, suite_data).tasks
+    assert task.all_prompts() == {
+        "none": ["a fundus with no disease", "a healthy retina"],
+        "mild": ["microaneurysms alone", "mild retinopathy"],
+    }
+    assert (task.class_ids, task.main) == (("none", "mild"), "quadratic_kappa")
+
+
+@pytest.mark.parametrize(
+    ("kind", "task", "message"),
+    [
+        ("retrieval", {"captions": "some"}, "got 'some'; allowed: 'first', 'all'"),
+        ("retrieval", {"modality": "ct", "gallery": "modality"}, "gallery 'modality' with one modality"),
+        ("probes", {"task": "x", "modality": "ct", "test": "train"}, "test: got 'train', which is fitted or chosen on"),
+        ("probes", {"task": "x", "modality": "ct", "shots": [0]}, "shots: got 0; allowed: 1 or more"),
+        ("probes", {"task": "x", "modality": "ct", "shots": 4}, "shots: got 4; allowed: a list"),
+        ("probes", {"task": "x", "modality": "ct", "classes": ["a", "a"]}, "classes: one comes twice"),
+        ("choices", {"format": "", "location": "x"}, "choice 'new': format '' at"),
+    ],
+)
+def test_unsound_searches_probes_and_questions_are_refused(
+    tmp_path: Path, suite_data: dict, kind: str, task: dict, message: str
+):
+    suite_data[kind] = [{"name": "new"} | task]
+    with pytest.raises(ConfigError) as error:
+        load_changed(tmp_path, suite_data)
+    assert message in str(error.value)
+
+
+def test_questions_lie_where_the_suite_says(tmp_path: Path, suite_data: dict):
+    suite_data["choices"] = [{"name": "new", "format": "mediconfusion", "location": "data"}]
+    [task] = load_changed(tmp_path, suite_data).choices
+    assert task.location == str(tmp_path / "data")
 
 
 def test_a_class_that_comes_twice_is_refused(tmp_path: Path):
