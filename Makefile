@@ -58,7 +58,7 @@ eval: $(READY) ## score a checkpoint: make eval CHECKPOINT=build/run/model SUITE
 	$(PY) -m zeroshot_eval score $(CHECKPOINT) --suite $(SUITE) --sets $(or $(SETS),$(OUT)/set) --out $(OUT)/scores
 
 test: $(READY) ## the tests (under 15 minutes on two cores)
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 4
 
 test-slurm: $(READY) ## the Slurm tests, on a one-node Slurm that this starts and stops (Debian, as root)
 	tests/slurm/local_slurm.sh run $(PY) -m pytest -m slurm tests/slurm
