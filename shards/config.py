@@ -43,9 +43,9 @@ class PackConfig:
     """drop: samples whose free texts are all held by a sample of another image"""
     captions: tuple[Path, ...] = ()
     """caption stores whose captions join the samples that they were made for"""
-    caption_join: Literal["replace", "add"] = "replace"
-    """replace: captions of the stores take the place of template captions, and rewrites that of native ones; what the
-    stores have nothing for stays. add: they stand beside them"""
+    caption_join: Literal["add", "replace"] = "add"
+    """add: captions of the stores stand beside template captions, and rewrites beside native ones. replace: they take
+    their place; what the stores have nothing for stays. With few captions a class, replace loses variety"""
     caption_models: tuple[str, ...] = ()
     """captioners whose captions are taken from the stores, as they are named there; all if none is given"""
     captions_per_sample: int = 8
