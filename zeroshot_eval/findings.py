@@ -16,7 +16,7 @@ from zeroshot_eval.predictions import Predictions, make_predictions
 from zeroshot_eval.score_files import header
 from zeroshot_eval.summary import HEADLINE
 
-MOST_COMPARED = 6  # checkpoints of which every pair is compared; of more, each with the first alone
+MOST_COMPARED = 5  # checkpoints of which every pair is compared; of more, each with the first alone
 SAMPLES = 2000
 FITTED = Chip(text="fitted on test groups", alarm=True)
 
@@ -74,7 +74,7 @@ def _compared(evaluation: Evaluation) -> tuple[dict[str, list[PairedDifference]]
     tasks = max(map(len, answers))
     if not tasks:
         return {}, {}
-    settings = CompareSettings(samples=max(SAMPLES, 100 * tasks), seed=evaluation.config.seed, flips=0)
+    settings = CompareSettings(samples=max(SAMPLES, 50 * tasks), seed=evaluation.config.seed, flips=0)
     every = len(runs) <= MOST_COMPARED
     pairs = combinations(range(len(runs)), 2) if every else ((0, other) for other in range(1, len(runs)))
     found = {(one, other): compare_answers(answers[one], answers[other], settings) for one, other in pairs}
