@@ -127,6 +127,7 @@ def test_every_task_checkpoint_and_main_metric_is_in_the_heat_map(two: Evaluatio
     (heat,) = page.xpath('//table[@class="heat"]')
     names = [run.facts.name for run in two.runs]
     assert [words(cell) for cell in heat.xpath("./thead//th")] == ["task", *names]
+    assert all("small n" in words(row) for row in heat.xpath("./tbody/tr[th/a]"))
     for result in two.runs[0].results:
         (row,) = heat.xpath(f'./tbody/tr[th/a/@href="#task-{result.task.name}"]')
         for cell, run in zip(row.xpath("./td"), two.runs, strict=True):
