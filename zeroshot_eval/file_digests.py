@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from clipmed.errors import DataError
-from clipmed.files import sha256_file, write_text
+from clipmed.files import atomic_file, sha256_file
 
 SHOWN_AFTER_S = 2.0
 
@@ -60,7 +60,8 @@ def remembered(
         for place, value in zip(fresh, bar, strict=True):
             known[names[place]] = (stamps[place], value)
     if fresh and record is not None:
-        write_text(record, json.dumps(known))
+        with atomic_file(record, durable=False) as temporary:  # a damaged record is read anew
+            temporary.write_text(json.dumps(known), encoding="utf-8")
     return [known[name][1] for name in names]
 
 
