@@ -36,6 +36,7 @@ from zeroshot_eval.scores import score_rows
 from zeroshot_eval.scoring import Score, TaskResult, Texts, score_classification
 from zeroshot_eval.selection import Selection, Skipped
 from zeroshot_eval.suite import ChoiceTask, ClassificationTask, ProbeTask, Suite
+from zeroshot_eval.weight_files import remembered_digests
 
 if TYPE_CHECKING:  # imported where there are probes
     from zeroshot_eval.probe_scoring import ProbeData
@@ -177,7 +178,8 @@ def evaluate(config: EvalConfig) -> Evaluation:
     Raises:
         ClipmedError: a suite, checkpoint or collection that is not sound, before anything is embedded.
     """
-    facts = _named_apart([describe_encoder(location) for location in config.checkpoints], config.checkpoints)
+    with remembered_digests(config.cache_folder):
+        facts = _named_apart([describe_encoder(location) for location in config.checkpoints], config.checkpoints)
     collections = tuple(open_collection(location, config.cache_folder) for location in config.sets)
     plan = make_plan(config.suite, collections, config.tasks)
     embedders = [
