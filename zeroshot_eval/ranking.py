@@ -17,6 +17,7 @@ Bools = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.floating]
 
 BLOCK_NUMBERS = 250_000  # weights summed at once: 2 MB stay in the processor's cache
+TINY = 1e-300
 WIDE = 300  # columns from which adding row to row is faster than numpy's cumsum, up to three times
 
 
@@ -114,9 +115,13 @@ def _areas(ranking: Ranking, columns: Floats) -> tuple[Floats, Floats]:
     own_upto = positives[np.searchsorted(ranking.places, ranking.ends)]
     num_positives, num_images = positives[-1], everything[-1]
     num_negatives = num_images - num_positives
-    wins = np.einsum("mb,mb->b", own, (below - own_below + upto - own_upto) / 2)
-    selected = num_images - below
-    precisions = np.divide(num_positives - own_below, selected, out=np.zeros_like(selected), where=selected > 0)
+    upto += below
+    upto -= own_below
+    upto -= own_upto  # twice the negatives below a positive, and half of those level with it
+    wins = np.einsum("mb,mb->b", own, upto) / 2
+    selected = np.subtract(num_images, below, out=below)
+    np.maximum(selected, TINY, out=selected)  # where nothing is selected, no positive has weight
+    precisions = np.divide(num_positives - own_below, selected, out=selected)
     roc = divide(wins, num_positives * num_negatives)
     precision = divide(np.einsum("mb,mb->b", own, precisions), num_positives)
     precision[num_negatives <= 0] = np.nan
