@@ -71,11 +71,13 @@ def rank_areas(rankings: Sequence[Ranking], weights: Floats) -> tuple[Floats, Fl
         weights: weights of the images, shape (B, n).
     """
     rocs, precisions = np.full((2, len(weights), len(rankings)), np.nan)
-    step = max(1, BLOCK_NUMBERS // max(weights.shape[1], 1))
+    num_images = weights.shape[1]
+    step = max(1, BLOCK_NUMBERS // max(num_images, 1))
+    held = np.empty((2, (num_images + 1) * min(step, len(weights))))  # memory that is new costs more than the sums
     for start in range(0, len(weights), step):
         block = np.ascontiguousarray(weights[start : start + step].T)
         for index, ranking in enumerate(rankings):
-            roc, precision = _areas(ranking, block)
+            roc, precision = _areas(ranking, block, held)
             rocs[start : start + step, index], precisions[start : start + step, index] = roc, precision
     return rocs, precisions
 
@@ -105,11 +107,14 @@ def mean_defined(values: Floats) -> Floats:
     return divide(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1).astype(np.float64))
 
 
-def _areas(ranking: Ranking, columns: Floats) -> tuple[Floats, Floats]:
-    """Return both areas, each of shape (B,), for weights of shape (n, B)."""
-    ordered = columns[ranking.order]
+def _areas(ranking: Ranking, columns: Floats, held: Floats) -> tuple[Floats, Floats]:
+    """Return both areas, each of shape (B,), for weights of shape (n, B); `held` is memory for twice (n + 1) B."""
+    size, width = len(ranking.order), columns.shape[1]
+    ordered = held[0, : size * width].reshape(size, width)
+    np.take(columns, ranking.order, axis=0, out=ordered, mode="clip")  # other modes copy once more
     own = ordered[ranking.places]
-    everything, positives = _running(ordered), _running(own)
+    everything = _running(ordered, held[1, : (size + 1) * width].reshape(size + 1, width))
+    positives = _running(own, np.empty((len(own) + 1, width)))
     below, upto = everything[ranking.starts], everything[ranking.ends]
     own_below = positives[np.searchsorted(ranking.places, ranking.starts)]
     own_upto = positives[np.searchsorted(ranking.places, ranking.ends)]
@@ -128,9 +133,9 @@ def _areas(ranking: Ranking, columns: Floats) -> tuple[Floats, Floats]:
     return roc, precision
 
 
-def _running(columns: Floats) -> Floats:
-    """Return sums of the first 0, 1, … rows, shape (rows + 1, B)."""
-    sums = np.zeros((len(columns) + 1, columns.shape[1]))
+def _running(columns: Floats, sums: Floats) -> Floats:
+    """Return sums of the first 0, 1, … rows, shape (rows + 1, B), in the given memory."""
+    sums[0] = 0.0
     if columns.shape[1] < WIDE:
         np.cumsum(columns, axis=0, out=sums[1:])
     else:
