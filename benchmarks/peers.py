@@ -12,6 +12,8 @@ from clipmed.files import write_text
 FOLDER = Path("build/peers")
 REQUIREMENTS = {
     "pubmed_parser": ("pubmed_parser==0.5.1", "lxml==6.1.3"),
+    # It imports requests without requiring it, and fails on single-label tasks with numpy 2.4.
+    "clip_benchmark": ("clip-benchmark==1.6.2", "open_clip_torch==3.3.0", "requests", "numpy<2.4"),
     "open_clip": ("open_clip_torch==3.3.0", "webdataset==0.2.86", "torch", "torchvision", "pandas", "psutil"),
 }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,9 +116,14 @@ def load_weights(model: torch.nn.Module, folder: Path) -> None:
     model.load_state_dict(state)
 
 
-def checkpoint_digest(folder: Path) -> str:
-    """Return a hex SHA-256 over the checkpoint's config and weights: the same digest means the same embeddings."""
-    parts = [sha256_file(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
+def checkpoint_digest(folder: Path, file_digest: Callable[[Path], str] = sha256_file) -> str:
+    """Return a hex SHA-256 over the checkpoint's config and weights: the same digest means the same embeddings.
+
+    Args:
+        folder: the checkpoint's.
+        file_digest: returns a file's hex SHA-256, perhaps from memory.
+    """
+    parts = [file_digest(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 

@@ -15,25 +15,31 @@ CHUNK_BYTES = 1 << 20
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on error removed."""
+def atomic_file(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, on error removed.
+
+    Not durable, the disk is not waited for: a machine that loses power may then leave a damaged file. That is for files
+    that tell by themselves whether they are whole, and can be made again.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:
         yield temporary
-        sync(temporary)
+        if durable:
+            sync(temporary)
         temporary.replace(path)
-        sync(path.parent)
+        if durable:
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; on success it is synced and renamed to `path`.
 
     A folder that stands at `path` already is replaced only after the new one is whole. A temporary folder that a
-    killed process left behind is emptied first.
+    killed process left behind is emptied first. Not durable is as in `atomic_file`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
@@ -41,9 +47,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for member in temporary.rglob("*"):
-            sync(member)
-        sync(temporary)
+        if durable:
+            for member in temporary.rglob("*"):
+                sync(member)
+            sync(temporary)
         replace_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

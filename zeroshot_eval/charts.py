@@ -117,7 +117,7 @@ def heat_map(grid: Grid, links: Mapping[str, str] | None = None) -> Markup:
         '<div class="scroll"><table class="heat" style="--k:{}"><thead><tr><th scope="col">task</th>{}</tr></thead>'
         "<tbody>{}</tbody></table></div>"
     ).format(len(grid.checkpoints), head, EMPTY.join(body))
-    return table + _heat_legend()
+    return table + _heat_legend(grid)
 
 
 def heat_class(value: float, chance: float | None) -> str:
@@ -227,18 +227,23 @@ def _heat_cell(name: str, line: Line, estimate: Estimate | None, place: int) -> 
     )
 
 
-def _heat_legend() -> Markup:
+def _heat_legend(grid: Grid) -> Markup:
     swatches = EMPTY.join(
         Markup('<i class="{}"></i>').format(name)
         for name in (*(f"b{step}" for step in (10, 5)), *(f"h{step}" for step in (0, 2, 4, 6, 8, 10)))
     )
-    return Markup(
-        '<p class="legend">worse than chance <span class="swatches" aria-hidden="true">{}</span> perfect. '
-        "The pale cell is chance, whatever the task’s chance is. "
-        '<span class="sample unsure">0.5</span> the interval does not lie above chance. '
-        '<span class="sample best">0.9</span> better than every other checkpoint by a paired test. '
-        '<i class="alarmed" aria-hidden="true">⚠</i> training data are among the images.</p>'
-    ).format(swatches)
+    parts = [
+        Markup('worse than chance <span class="swatches" aria-hidden="true">{}</span> perfect.').format(swatches),
+        "The pale cell is chance, whatever the task’s chance is.",
+        Markup('<span class="sample unsure">0.5</span> the interval does not lie above chance.'),
+    ]
+    if len(grid.checkpoints) > 1:
+        parts.append(
+            Markup('<span class="sample best">0.9</span> better than every other checkpoint by a paired test.')
+        )
+    if any(mark.alarm for line in grid.lines for mark in line.marks):
+        parts.append(Markup('<i class="alarmed" aria-hidden="true">⚠</i> training data are among the images.'))
+    return Markup('<p class="legend">{}</p>').format(Markup(" ").join(parts))
 
 
 def _in_words(name: str, line: Line, estimate: Estimate) -> str:

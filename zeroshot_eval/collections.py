@@ -15,7 +15,6 @@ from typing import Any, Protocol
 from clipmed.errors import DataError
 from clipmed.records import Modality, Split
 from shards.manifest import MANIFEST
-from shards.storage import is_url
 from zeroshot_eval.selection import Item
 from zeroshot_eval.suite import MIXED
 
@@ -81,7 +80,7 @@ def open_collection(location: str | Path, cache: Path | None = None) -> Collecti
     """
     text = str(location)
     path = Path(text)
-    if is_url(text) or (path.is_dir() and (path / MANIFEST).is_file()):
+    if _is_url(text) or (path.is_dir() and (path / MANIFEST).is_file()):
         from zeroshot_eval.shard_collections import ShardCollection  # its reader takes a tenth of a warm run to import
 
         return ShardCollection(text)
@@ -120,3 +119,11 @@ def split_of(written: str) -> str | None:
     if name in {"train", "training"}:
         return str(Split.TRAIN)
     return str(Split.TEST) if name in {"test", "testing"} else None
+
+
+def _is_url(text: str) -> bool:
+    if "://" not in text:
+        return False
+    from shards.storage import is_url
+
+    return is_url(text)

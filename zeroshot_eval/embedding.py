@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from clipmed.errors import DataError
 from clipmed.jobs import JobsConfig, run_units
@@ -145,6 +144,8 @@ def embed_images(
     total = sum(len(part.rows) * len(part.embedders) for part in parts)
     if not total:
         return
+    from tqdm import tqdm
+
     with tqdm(total=total, desc="embedding images", unit="image", file=sys.stderr) as bar:
         if jobs.executor == "inline":
             for part in parts:
@@ -195,6 +196,8 @@ def embed_texts(embedder: Embedder, texts: Sequence[str]) -> dict[str, Singles]:
     if missing:
         encoder = _loaded(embedder)
         step = embedder.batch_size
+        from tqdm import tqdm
+
         with tqdm(total=len(missing), desc="embedding texts", unit="text", file=sys.stderr) as bar:
             for start in range(0, len(missing), step):
                 batch = missing[start : start + step]

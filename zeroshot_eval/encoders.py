@@ -13,23 +13,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipmed import checkpoints
 from clipmed.checkpoints import HUB_PREFIX, SMALL_FILES, fetch_snapshot
 from clipmed.configuration import nearest
 from clipmed.errors import CheckpointError
-from zeroshot_eval import transformers_encoder
-from zeroshot_eval.baselines import baseline, is_baseline, list_baselines
 from zeroshot_eval.encoder_protocol import DType, Encoder, EncoderFacts, check_dtype
 from zeroshot_eval.openclip_encoder import OpenClipSource, folder_source, tag_source
-from zeroshot_eval.transformers_encoder import TransformersSource, check_model, transformers_source
+
+if TYPE_CHECKING:  # what a location needs is imported when it is opened
+    from zeroshot_eval.transformers_encoder import TransformersSource
+
+    Source = OpenClipSource | TransformersSource
 
 __all__ = ["DType", "Encoder", "EncoderFacts", "describe_encoder", "open_encoder"]
 
 # Names of folders that say nothing without their parent's.
 GENERIC_FOLDERS = frozenset({"model", "best", "work"})
-
-Source = OpenClipSource | TransformersSource
 
 
 def describe_encoder(location: str | Path) -> EncoderFacts:
@@ -62,6 +63,9 @@ def _source(location: str | Path) -> Source:
         return _hub_source(text)
     if Path(location).is_dir():
         return _folder_source(Path(location), _folder_name(Path(location)))
+    from zeroshot_eval.baselines import baseline, is_baseline, list_baselines
+    from zeroshot_eval.transformers_encoder import CONFIG_FILE
+
     if is_baseline(text):
         return replace(_source(baseline(text).opened_as()), name=text)
     model, colon, tag = text.partition(":")
@@ -70,7 +74,7 @@ def _source(location: str | Path) -> Source:
     flags = [entry.flag for entry in list_baselines()]
     raise CheckpointError(
         f"no encoder at {text!r}{nearest(text, flags)} Allowed: a folder with {checkpoints.CONFIG_FILE} or "
-        f"transformers' {transformers_encoder.CONFIG_FILE}, {HUB_PREFIX}org/name, an OpenCLIP MODEL:TAG, or a flag: "
+        f"transformers' {CONFIG_FILE}, {HUB_PREFIX}org/name, an OpenCLIP MODEL:TAG, or a flag: "
         f"{', '.join(flags)}"
     )
 
@@ -78,14 +82,20 @@ def _source(location: str | Path) -> Source:
 def _folder_source(folder: Path, name: str) -> Source:
     """Return the source of a folder; one in both layouts is OpenCLIP's, unless its weights are transformers' alone."""
     openclip = (folder / checkpoints.CONFIG_FILE).is_file()
-    other = (folder / transformers_encoder.CONFIG_FILE).is_file() and not (folder / checkpoints.WEIGHTS_FILE).is_file()
+    if (folder / checkpoints.WEIGHTS_FILE).is_file():
+        return folder_source(folder, name)
+    from zeroshot_eval import transformers_encoder
+
+    other = (folder / transformers_encoder.CONFIG_FILE).is_file()
     if other and (not openclip or (folder / transformers_encoder.WEIGHTS_FILE).is_file()):
-        return transformers_source(folder, name)
+        return transformers_encoder.transformers_source(folder, name)
     return folder_source(folder, name)
 
 
 def _hub_source(location: str) -> Source:
     """Fetch the small files first: what cannot be read is refused before gigabytes of it come."""
+    from zeroshot_eval import transformers_encoder
+
     name = location.removeprefix(HUB_PREFIX)
     folder = fetch_snapshot(location, SMALL_FILES)
     if (folder / checkpoints.CONFIG_FILE).is_file():
@@ -93,7 +103,7 @@ def _hub_source(location: str) -> Source:
     has_other = (folder / transformers_encoder.CONFIG_FILE).is_file()
     if has_other and not (folder / checkpoints.WEIGHTS_FILE).is_file():
         if not (folder / checkpoints.CONFIG_FILE).is_file():
-            check_model(folder, name)
+            transformers_encoder.check_model(folder, name)
         folder = fetch_snapshot(location, (*SMALL_FILES, *transformers_encoder.WEIGHT_PATTERNS))
     return _folder_source(folder, name)
 

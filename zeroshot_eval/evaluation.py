@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import numpy.typing as npt
 import tyro
-from tqdm import tqdm
 
 from clipmed.configuration import nearest
 from clipmed.errors import ConfigError
@@ -32,11 +30,13 @@ from zeroshot_eval.embedding import (
 from zeroshot_eval.encoders import DType, EncoderFacts, describe_encoder
 from zeroshot_eval.planning import Asked, make_plan
 from zeroshot_eval.predictions import slug
+from zeroshot_eval.progress import progress
 from zeroshot_eval.retrieval_scoring import score_retrieval
 from zeroshot_eval.scores import score_rows
 from zeroshot_eval.scoring import Score, TaskResult, Texts, score_classification
 from zeroshot_eval.selection import Selection, Skipped
 from zeroshot_eval.suite import ChoiceTask, ClassificationTask, ProbeTask, Suite
+from zeroshot_eval.weight_files import remembered_digests
 
 if TYPE_CHECKING:  # imported where there are probes
     from zeroshot_eval.probe_scoring import ProbeData
@@ -178,7 +178,8 @@ def evaluate(config: EvalConfig) -> Evaluation:
     Raises:
         ClipmedError: a suite, checkpoint or collection that is not sound, before anything is embedded.
     """
-    facts = _named_apart([describe_encoder(location) for location in config.checkpoints], config.checkpoints)
+    with remembered_digests(config.cache_folder):
+        facts = _named_apart([describe_encoder(location) for location in config.checkpoints], config.checkpoints)
     collections = tuple(open_collection(location, config.cache_folder) for location in config.sets)
     plan = make_plan(config.suite, collections, config.tasks)
     embedders = [
@@ -202,7 +203,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
     digests = {index: collections[index].image_digest for index in rows}
     texts = plan.texts()
     runs, failed = [], list[Skipped]()
-    with tqdm(total=len(plan.asked) * len(embedders), desc="scoring", unit="task", file=sys.stderr, delay=2) as bar:
+    with progress(len(plan.asked) * len(embedders), "scoring", "task") as bar:
         for embedder in embedders:
             own = Texts(embed_texts(embedder, texts), embedder.facts.logit_scale, embedder.facts.logit_bias)
             images = {index: stored_images(embedder, digests[index], found) for index, found in rows.items()}

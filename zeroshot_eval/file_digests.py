@@ -5,17 +5,13 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from clipmed.errors import DataError
-from clipmed.files import sha256_file, write_text
-
-SHOWN_AFTER_S = 2.0
+from clipmed.files import atomic_file, sha256_file
+from zeroshot_eval.progress import progress
 
 
 def confined(root: Path, name: str) -> Path:
@@ -56,11 +52,13 @@ def remembered(
     fresh = [place for place, name in enumerate(names) if known.get(name, ("", ""))[0] != stamps[place]]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         found = pool.map(function, [paths[place] for place in fresh])
-        bar = tqdm(found, total=len(fresh), desc="reading files", unit="file", file=sys.stderr, delay=SHOWN_AFTER_S)
-        for place, value in zip(fresh, bar, strict=True):
-            known[names[place]] = (stamps[place], value)
+        with progress(len(fresh), "reading files", "file") as bar:
+            for place, value in zip(fresh, found, strict=True):
+                known[names[place]] = (stamps[place], value)
+                bar.update()
     if fresh and record is not None:
-        write_text(record, json.dumps(known))
+        with atomic_file(record, durable=False) as temporary:  # a damaged record is read anew
+            temporary.write_text(json.dumps(known), encoding="utf-8")
     return [known[name][1] for name in names]
 
 

@@ -10,13 +10,13 @@ from zeroshot_eval.average_differences import OVERALL
 from zeroshot_eval.charts import PairedDifference
 from zeroshot_eval.comparison import CompareSettings, Comparison, TaskDifference, compare_answers
 from zeroshot_eval.evaluation import CheckpointRun, Evaluation
-from zeroshot_eval.grid import Chip
+from zeroshot_eval.grid import SMALL_GROUPS, Chip
 from zeroshot_eval.leakage_page import leak_chips
 from zeroshot_eval.predictions import Predictions, make_predictions
 from zeroshot_eval.score_files import header
 from zeroshot_eval.summary import HEADLINE
 
-MOST_COMPARED = 6  # checkpoints of which every pair is compared; of more, each with the first alone
+MOST_COMPARED = 5  # checkpoints of which every pair is compared; of more, each with the first alone
 SAMPLES = 2000
 FITTED = Chip(text="fitted on test groups", alarm=True)
 
@@ -74,7 +74,7 @@ def _compared(evaluation: Evaluation) -> tuple[dict[str, list[PairedDifference]]
     tasks = max(map(len, answers))
     if not tasks:
         return {}, {}
-    settings = CompareSettings(samples=max(SAMPLES, 100 * tasks), seed=evaluation.config.seed, flips=0)
+    settings = CompareSettings(samples=max(SAMPLES, 50 * tasks), seed=evaluation.config.seed, flips=0)
     every = len(runs) <= MOST_COMPARED
     pairs = combinations(range(len(runs)), 2) if every else ((0, other) for other in range(1, len(runs)))
     found = {(one, other): compare_answers(answers[one], answers[other], settings) for one, other in pairs}
@@ -141,7 +141,9 @@ def _chips(evaluation: Evaluation) -> dict[str, list[Chip]]:
     chips = leak_chips(evaluation)
     for run in evaluation.runs:
         for result in run.results:
-            if result.details.get("test_groups_fitted_on", 0):
-                own = chips.setdefault(result.task.name, [])
-                own += [] if FITTED in own else [FITTED]
+            groups = len(set(result.selection.groups))
+            found = [FITTED] if result.details.get("test_groups_fitted_on", 0) else []
+            found += [Chip(text="small n", words=f"only {groups} groups")] if groups < SMALL_GROUPS else []
+            own = chips.setdefault(result.task.name, [])
+            own += [chip for chip in found if chip not in own]
     return chips

@@ -23,7 +23,7 @@ from clipmed.deferral import import_open_clip
 from clipmed.errors import CheckpointError, ConfigError
 from clipmed.towers import assemble, model_config
 from zeroshot_eval.encoder_protocol import DType, EncoderFacts, LoadedEncoder
-from zeroshot_eval.weight_files import digest_of, read_scalar
+from zeroshot_eval.weight_files import digest_of, file_digest, read_scalar
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -123,7 +123,7 @@ def folder_source(folder: Path, name: str) -> OpenClipSource:
             f"{name}: no {WEIGHTS_FILE} beside its {CONFIG_FILE}; pickled weights are not read, since loading them can "
             "run code; convert them to safetensors first, or name a revision that has them (hf-hub:org/name@revision)"
         )
-    return OpenClipSource(name=name, config=config, folder=folder, digest=checkpoint_digest(folder))
+    return OpenClipSource(name=name, config=config, folder=folder, digest=checkpoint_digest(folder, file_digest))
 
 
 def tag_source(model: str, tag: str) -> OpenClipSource:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
+from tqdm import tqdm
 
 from zeroshot_eval.calibration import Answers, calibration
 from zeroshot_eval.charts import PromptSpread, prompt_strip, reliability
@@ -56,7 +58,8 @@ class PageBuilder:
 
     def pages(self) -> list[TaskPage]:
         """Return the page of every scored task, in the order of the suites."""
-        return [self._page(name) for name in main_metrics(self.evaluation)]
+        names = list(main_metrics(self.evaluation))
+        return [self._page(name) for name in tqdm(names, "report", unit="task", file=sys.stderr, delay=2)]
 
     def _page(self, name: str) -> TaskPage:
         runs = [run for run in self.evaluation.runs if any(result.task.name == name for result in run.results)]

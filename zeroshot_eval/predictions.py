@@ -159,9 +159,12 @@ def write_predictions(out: Path, predictions: Predictions) -> Path:
 
 
 def replace_predictions(out: Path, every: Sequence[Predictions]) -> None:
-    """Write all answers of an evaluation, in the place of those that an earlier one left in its folder."""
+    """Write all answers of an evaluation, in the place of those that an earlier one left in its folder.
+
+    The disk is not waited for: a damaged file is refused where it is read, and scoring again writes it in seconds.
+    """
     folder = out / PREDICTIONS_FOLDER
-    with atomic_folder(folder) as partial:
+    with atomic_folder(folder, durable=False) as partial:
         for one in every:
             path = partial / predictions_path(out, one.header.checkpoint, one.header.task).relative_to(folder)
             path.parent.mkdir(parents=True, exist_ok=True)

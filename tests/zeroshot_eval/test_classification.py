@@ -338,3 +338,16 @@ def test_softmax_sums_to_one_for_large_logits():
     probabilities = softmax(np.array([[1000.0, 999.0], [-1000.0, -1000.0]]))
     assert probabilities.sum(axis=1) == pytest.approx([1, 1])
     assert probabilities[1] == pytest.approx([0.5, 0.5])
+
+
+def test_areas_of_many_weights_at_once_are_those_of_each_alone():
+    rng = np.random.default_rng(4)
+    scores, positive = rng.integers(12, size=50) / 8, rng.random(50) < 0.4
+    weights = rng.integers(4, size=(2 * ranking.WIDE, 50)).astype(float)
+    together = ranking.rank_areas([ranking.rank(positive, scores)], weights)
+    for row in (0, 1, 77, len(weights) - 1):
+        expected = (
+            sklearn.metrics.roc_auc_score(positive, scores, sample_weight=weights[row]),
+            sklearn.metrics.average_precision_score(positive, scores, sample_weight=weights[row]),
+        )
+        assert [area[row, 0] for area in together] == pytest.approx(expected)

@@ -8,6 +8,8 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from lxml import html
@@ -15,6 +17,7 @@ from PIL import Image
 
 from tests.zeroshot_eval.conftest import COLOURS
 from zeroshot_eval.__main__ import main
+from zeroshot_eval.collections import open_collection
 from zeroshot_eval.evaluation import EvalConfig, Evaluation, evaluate
 from zeroshot_eval.findings import find, winners
 from zeroshot_eval.grid import number
@@ -56,10 +59,25 @@ def suite() -> dict:
             {"name": "tiles", "task": "tiles_colour", "modality": "mri", **hostile},
             {"name": "squares_grey", **seen, "held_out": True, "only_classes": ["grey"]},
             {"name": "empty", **seen, "split": "val"},
+            {"name": "labels", "task": "tiles_colour", "modality": "mri", "kind": "multi_label", **common},
         ],
         "retrieval": [{"name": "captions"}, {"name": "ct_captions", "modality": "ct"}],
+        "choices": [{"name": "asked", "format": "microbench", "location": "questions.parquet"}],
         "probes": [{"name": "probe", "task": "tiles_colour", "modality": "mri", "shots": [1, 2]}],
     }
+
+
+def write_questions(path: Path, shard_set: Path) -> None:
+    """Six questions with options about tiles of the set, in the layout of micro-Bench."""
+    collection = open_collection(shard_set)
+    options = {"classification_0": {"options": ["a red tile", "a blue tile", "a green tile"], "answer_idx": 1}}
+    tiles = [item for item in collection.items("test", 0) if item.source == "tiles"][:6]
+    rows = [
+        {"image_id": item.key, "image": {"bytes": collection.image_bytes(item.row), "path": f"{item.key}.jpg"}}
+        | {"dataset": "tiles", "domain": "x", "captions": options}
+        for item in tiles
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +92,7 @@ def two(
     folder = tmp_path_factory.mktemp("report")
     path = folder / "two.yaml"
     path.write_text(yaml.safe_dump(suite()), encoding="utf-8")
+    write_questions(folder / "questions.parquet", shard_set)
     return evaluate(
         EvalConfig(
             checkpoints=(str(checkpoint), str(other_checkpoint)),
@@ -108,6 +127,7 @@ def test_every_task_checkpoint_and_main_metric_is_in_the_heat_map(two: Evaluatio
     (heat,) = page.xpath('//table[@class="heat"]')
     names = [run.facts.name for run in two.runs]
     assert [words(cell) for cell in heat.xpath("./thead//th")] == ["task", *names]
+    assert all("small n" in words(row) for row in heat.xpath("./tbody/tr[th/a]"))
     for result in two.runs[0].results:
         (row,) = heat.xpath(f'./tbody/tr[th/a/@href="#task-{result.task.name}"]')
         for cell, run in zip(row.xpath("./td"), two.runs, strict=True):
@@ -143,7 +163,7 @@ def test_page_needs_nothing_else_and_says_what_it_is(two: Evaluation, drawn: str
     said = words(page)
     for sentence in (
         "Phantoms: synthetic images, no medical meaning.",
-        "2 checkpoints on 6 tasks and 64 images",
+        "2 checkpoints on 8 tasks and 70 images",
         "Small: 16 groups.",
         "Not scored: empty (split 'val' holds no sample for it).",
         "98 items seen, 2 dropped, 96 samples",
@@ -210,6 +230,20 @@ def test_confusions_add_up_and_stand_beside_recalls(two: Evaluation, page: html.
         ]
         assert counts == run.result("tiles").confusion.tolist()
         assert sum(map(sum, counts)) == 4 * NUM_TEST
+
+
+def test_questions_probes_and_several_labels_have_their_pages(page: html.HtmlElement):
+    asked, labels, probe = (page.xpath(f'//article[@id="task-{name}"]')[0] for name in ("asked", "labels", "probe"))
+    assert "6 questions and 0 statements." in words(asked)
+    assert "accuracy" in words(asked)
+    assert "Fitted on" in words(probe)
+    assert probe.xpath('.//svg[@class="chart"]/@aria-label') == [
+        "probe: balanced accuracy over training images a class"
+    ]
+    assert labels.xpath('.//details/summary[text()="Single classes"]')
+    assert labels.xpath('.//div[@class="gallery"]/figure')
+    assert not labels.xpath('.//table[@class="matrix"]')
+    assert [words(each) for each in page.xpath('//section[@id="choices"]/h2')] == ["Questions with options"]
 
 
 def test_differences_are_those_of_the_comparison(two: Evaluation):

@@ -278,14 +278,22 @@ def test_pairs_that_do_not_fit_are_refused(change: dict, message: str):
 
 def test_the_whole_matrix_is_never_held():
     rng = np.random.default_rng(0)
-    images, captions = rng.standard_normal((2, 3000, 8), dtype=np.float32)
+    images, captions = rng.standard_normal((2, 6000, 8), dtype=np.float32)
     tracemalloc.start()
     try:
-        rank_pairs(Pairs(images, captions, rng.permutation(3000)))
+        rank_pairs(Pairs(images, captions, rng.permutation(6000)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 3000 * 3000  # a quarter of the matrix of cosines
+    assert peak < 6000 * 6000  # a quarter of the matrix of cosines
+
+
+def test_ranks_beyond_what_a_byte_counts():
+    images, captions = np.random.default_rng(1).standard_normal((2, 700, 4), dtype=np.float32)
+    ranks, scores, right = rank_pairs(Pairs(images, captions, np.arange(700))), images @ captions.T, np.eye(700) > 0
+    for direction, matrix in (("image_to_text", scores), ("text_to_image", scores.T)):
+        assert (ranks[direction].best.tolist(), ranks[direction].worst.tolist()) == naive_ranks(matrix, right)
+        assert ranks[direction].best.max() > 600
 
 
 @pytest.mark.skipif(not (BENCH / "embeddings").is_dir(), reason="bench_clipbench is not at hand")
