@@ -187,6 +187,8 @@ async def _make(config: MakeConfig, subjects: list[Subject], path: Path, progres
     try:
         with CaptionStore.open(path, "write") as store:
             run = _Run(config, captioner, store)
+            if captioner.guarded:
+                run.guard.prepare()
             await run.settle_all(subjects, progress)
             return run.report(subjects)
     finally:
@@ -200,7 +202,7 @@ class _Run:
         self._config = config
         self._captioner = captioner
         self._store = store
-        self._guard = Guard(config.guard)
+        self.guard = Guard(config.guard)
         self._budget = Budget(config.budget, config.prices)
         self._counts: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
@@ -291,7 +293,7 @@ class _Run:
         kept = list(accepted)
         judged = []
         for text in answer.texts:
-            reasons = refusals_of(self._guard, subject, text, kept) if self._captioner.guarded else ()
+            reasons = refusals_of(self.guard, subject, text, kept) if self._captioner.guarded else ()
             judged.append(Judged(text, attempt, reasons))
             if not reasons:
                 kept.append(text)

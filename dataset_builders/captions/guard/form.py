@@ -9,6 +9,7 @@ from typing import Any
 
 from dataset_builders.captions.guard.codes import GuardCode, GuardConfig, Refusal
 from dataset_builders.captions.guard.text import words_of
+from dataset_builders.figures.language import caption_language
 
 _LEAKS = re.compile(
     r"\bas an ai\b|language model|\b(?:here (?:is|are)|sure|certainly|of course)\b.{0,40}(?:caption|:)|\bcaptions?\b|"
@@ -81,8 +82,6 @@ def check_repetition(text: str, accepted: Sequence[str], config: GuardConfig) ->
 
 
 def _language(text: str, words: Sequence[str], config: GuardConfig) -> Iterator[Refusal]:
-    from dataset_builders.figures.language import caption_language
-
     letters = _LETTER.findall(text)
     foreign = sum(not letter.isascii() for letter in letters)
     if letters and foreign > 0.1 * len(letters):

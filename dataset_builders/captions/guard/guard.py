@@ -13,11 +13,12 @@ from dataset_builders.captions.facts import CaptionFacts
 from dataset_builders.captions.guard.codes import GuardConfig, Refusal
 from dataset_builders.captions.guard.context import check_context
 from dataset_builders.captions.guard.findings import check_findings
-from dataset_builders.captions.guard.form import check_form
+from dataset_builders.captions.guard.form import check_form, num_tokens
 from dataset_builders.captions.guard.lexicon import load_lexicon
 from dataset_builders.captions.guard.rewrites import check_content
 from dataset_builders.captions.guard.soundness import check_soundness
 from dataset_builders.captions.guard.text import tokenize
+from dataset_builders.figures.language import caption_language
 
 
 class Guard:
@@ -26,6 +27,11 @@ class Guard:
     def __init__(self, config: GuardConfig | None = None) -> None:
         self.config = config or GuardConfig()
         self._lexicon = load_lexicon()
+
+    def prepare(self) -> None:
+        """Load what the first judgement would wait for, while no endpoint waits for a question."""
+        num_tokens("a scan")
+        caption_language("Un examen de la tête.")
 
     def check(self, text: str, facts: CaptionFacts, accepted: Sequence[str] = ()) -> tuple[Refusal, ...]:
         """Return all reasons to refuse a caption; none if it may be kept.
