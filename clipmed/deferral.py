@@ -114,7 +114,12 @@ class _Later(type):
         return getattr(cls._real(), name)
 
     def __instancecheck__(cls, instance: object) -> bool:
-        return isinstance(instance, cls._real())
+        return cls._is_imported() and isinstance(instance, cls._real())
 
     def __subclasscheck__(cls, subclass: type) -> bool:
-        return issubclass(subclass, cls._real())
+        return cls._is_imported() and issubclass(subclass, cls._real())
+
+    def _is_imported(cls) -> bool:
+        """Whether the real module is there: without it nothing can be of its classes."""
+        module = sys.modules.get(cls.__dict__["_where"][1])
+        return module is not None and not isinstance(module, _StandIn)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from clipmed.deferral import deferred
 from clipmed.errors import ClipmedError, ConfigError
 from zeroshot_eval.evaluation import EvalConfig, Evaluation
 from zeroshot_eval.suite import MIXED, ClassificationTask, Suite
@@ -251,7 +252,9 @@ def _run(words: Sequence[str]) -> int:
         config_class, run = COMMANDS[words[0]]()
         prog = f"python -m zeroshot_eval {words[0]}"
         text = SCORE_HELP if words[0] == "score" else config_class.__doc__
-        return run(tyro.cli(config_class, args=words[1:], prog=prog, description=text))
+        with deferred("unittest.mock"):  # a check of types asks for it, and it brings asyncio and ssl along
+            config = tyro.cli(config_class, args=words[1:], prog=prog, description=text)
+        return run(config)
     every = {name: load() for name, load in COMMANDS.items()}
     parsed = tyro.extras.subcommand_cli_from_dict(
         {name: config_class for name, (config_class, _) in every.items()},

@@ -111,12 +111,18 @@ class Predictions:
 
 def classification_columns(targets: Targets, scores: Singles) -> dict[str, pa.Array]:
     """Return the columns of a classification or probe: targets (n,), scores (n, C)."""
-    return {"target": pa.array(targets.astype(np.int32)), "scores": _lists(scores.astype(np.float32))}
+    return {"target": numbers(targets, np.int32), "scores": _lists(scores.astype(np.float32))}
 
 
 def multi_label_columns(targets: Targets, scores: Singles) -> dict[str, pa.Array]:
     """Return the columns of a multi-label classification: targets and scores (n, C)."""
     return {"target": _lists(targets.astype(np.int8)), "scores": _lists(scores.astype(np.float32))}
+
+
+def numbers(values: npt.NDArray[Any], dtype: npt.DTypeLike) -> pa.Array:
+    """Return numbers (n,) as a column; without pyarrow's own conversion, which imports masked arrays first."""
+    whole = np.ascontiguousarray(values, dtype=dtype)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(whole.dtype), len(whole), [None, pa.py_buffer(whole)])
 
 
 def choice_columns(
@@ -219,7 +225,7 @@ def _header_json(header: Header) -> bytes:
 
 def _lists(values: npt.NDArray[Any]) -> pa.ListArray:
     offsets = np.arange(0, values.size + 1, max(1, values.shape[1]), dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))
+    return pa.ListArray.from_arrays(numbers(offsets, np.int32), numbers(values.reshape(-1), values.dtype))
 
 
 def _matrix(lists: pa.ListArray) -> npt.NDArray[Any]:

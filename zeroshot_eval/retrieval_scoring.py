@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from zeroshot_eval.bootstrap import BootstrapConfig
+from zeroshot_eval.predictions import numbers
 from zeroshot_eval.retrieval import (
     Direction,
     Pairs,
@@ -98,11 +99,11 @@ def _retrieval_columns(ranks: Mapping[Direction, Ranks], owner: Ints) -> dict[st
     caption = np.concatenate([np.full(len(both[0][1].best), -1), np.arange(len(owner)) - first_of_image])
     return {
         "direction": pa.array([direction for direction, found in both for _ in found.best]),
-        "caption": pa.array(caption, pa.int32()),
-        "rank_best": pa.array(np.concatenate([found.best for _, found in both]), pa.int32()),
-        "rank_worst": pa.array(np.concatenate([found.worst for _, found in both]), pa.int32()),
-        "num_correct": pa.array(np.concatenate([found.num_correct for _, found in both]), pa.int32()),
-        "gallery": pa.array(np.concatenate([found.gallery for _, found in both]), pa.int32()),
+        "caption": numbers(caption, np.int32),
+        "rank_best": numbers(np.concatenate([found.best for _, found in both]), np.int32),
+        "rank_worst": numbers(np.concatenate([found.worst for _, found in both]), np.int32),
+        "num_correct": numbers(np.concatenate([found.num_correct for _, found in both]), np.int32),
+        "gallery": numbers(np.concatenate([found.gallery for _, found in both]), np.int32),
     }
 
 

@@ -62,6 +62,13 @@ def test_names_are_the_real_ones_once_they_are_used(package: str):
     assert bound[package].things.VALUE[1] == 2  # through the stand-in of the package
 
 
+def test_nothing_is_of_a_class_that_is_not_imported(package: str):
+    bound = names_bound_under_deferral(package)
+    assert not isinstance("box", bound["Box"])
+    assert not issubclass(str, bound["Box"])
+    assert not [name for name in sys.modules if name.startswith(package)]
+
+
 def test_names_used_within_the_block_are_the_real_ones(package: str):
     with deferred(package):
         bound: dict = {}
