@@ -17,10 +17,20 @@ from typing import Any
 
 
 def import_open_clip() -> None:
-    """Import OpenCLIP, unless it is imported already, without the packages that wait for a model of theirs."""
+    """Import OpenCLIP, unless it is imported already, without the packages that wait for a model of theirs.
+
+    A version of it, or of torchvision, that does more with them than bind their names is imported as usual.
+    """
     import torch  # noqa: F401 (what its own import needs of its compiler does not wait)
 
-    with deferred("timm", "transformers", "torch._dynamo"):
+    before = set(sys.modules)
+    try:
+        with deferred("timm", "transformers", "torch._dynamo"):
+            import open_clip
+    except (ImportError, AttributeError, TypeError):
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] in {"open_clip", "torchvision"}:
+                del sys.modules[name]
         import open_clip  # noqa: F401
 
 

@@ -113,3 +113,26 @@ assert torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), boxes, 2).shape == (1, 
 def test_open_clip_waits_for_timm_and_transformers_only_where_a_model_has_their_towers():
     done = subprocess.run([sys.executable, "-c", OPEN_CLIP], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_does_not_bear_stand_ins_is_imported_as_usual() -> None:
+    program = """
+import contextlib, sys
+import clipmed.deferral as deferral
+
+@contextlib.contextmanager
+def refusing(*packages):
+    sys.modules["open_clip"] = None  # a half-made import
+    yield
+    raise TypeError("a class was derived from a stand-in")
+
+deferral.deferred = refusing
+try:
+    deferral.import_open_clip()
+except ImportError as error:
+    sys.exit(f"not imported: {error}")
+import open_clip
+assert open_clip.CLIP.__mro__
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
