@@ -1,6 +1,7 @@
 """The road's steps on a real Slurm; `make test-slurm` starts one on this machine."""
 
 import hashlib
+import json
 import shutil
 import subprocess
 from functools import partial
@@ -12,6 +13,7 @@ from clipmed.jobs import JobsConfig, run_units
 from dataset_builders.__main__ import main as dataset_builders
 from shards.__main__ import main as shards
 from train.__main__ import main as train
+from zeroshot_eval.__main__ import main as zeroshot_eval
 
 pytestmark = [
     pytest.mark.slurm,
@@ -78,3 +80,20 @@ def test_a_run_on_slurm_ends_with_the_weights_of_a_local_one(archives, tmp_path)
     assert train([*run, str(tmp_path / "local")]) == 0
     weights = [load_file(tmp_path / name / "model" / "open_clip_model.safetensors") for name in ("on_slurm", "local")]
     assert all((weights[0][name] - tensor).abs().max() < 1e-5 for name, tensor in weights[1].items())
+
+
+def test_scores_of_images_embedded_on_slurm_are_those_of_a_local_run(archives, tmp_path):
+    build = ["build", "phantoms", "--root", str(archives), "--out", str(tmp_path / "spools")]
+    assert dataset_builders([*build, "--jobs.executor", "inline"]) == 0
+    spools = [str(path) for path in sorted((tmp_path / "spools").iterdir())]
+    assert shards(["pack", *spools, "--out", str(tmp_path / "set")]) == 0
+    run = ["demo_smoke", "--data.sets", str(tmp_path / "set"), "--data.workers", "0", "--optim.steps", "2"]
+    assert train([*run, "--out", str(tmp_path / "run")]) == 0
+    score = ["score", str(tmp_path / "run" / "model"), "--suite", "phantoms", "--sets", str(tmp_path / "set")]
+    score += ["--bootstrap-samples", "100", "--no-report", "--out"]
+    zeroshot_eval([*score, str(tmp_path / "on_slurm"), *on_slurm(tmp_path / "logs")])
+    zeroshot_eval([*score, str(tmp_path / "local")])
+    rows = [json.loads((tmp_path / name / "scores.json").read_text())["rows"] for name in ("on_slurm", "local")]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) > 50
+    assert list((tmp_path / "logs").rglob("*_log.out"))
