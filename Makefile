@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "clipmed needs Python 3.11 or newer: $(PYTHON) is $$($(PYTHON) -V); give another with PYTHON=…"; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[stages,slurm,wandb,dev]'
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[stages,slurm,wandb,all,docs,dev]'
 	@touch $@
 
 demo: $(READY) ## the whole road on phantoms: archives, shards, model, report (under 5 minutes on two cores)
