@@ -46,17 +46,26 @@ def embed_texts(two_tower: TwoTower, texts: Sequence[str]) -> torch.Tensor:
 
 
 def class_embeddings(two_tower: TwoTower, prompts: Mapping[str, Sequence[str]]) -> torch.Tensor:
+    """Return `class_rows` of a model's own text embeddings."""
+    return class_rows(prompts, lambda texts: embed_texts(two_tower, texts))
+
+
+def class_rows(prompts: Mapping[str, Sequence[str]], embed: Callable[[Sequence[str]], torch.Tensor]) -> torch.Tensor:
     """Return one unit-length classifier row a class, shape (C, D), in the mapping's order.
 
     The prompt ensemble of Radford et al. 2021 (arXiv 2103.00020, section 3.1.4): each prompt's embedding is normalised,
     the class mean is taken, and normalised again. Classes may have different numbers of prompts.
+
+    Args:
+        prompts: one or more texts a class.
+        embed: maps P texts to unit-length embeddings (P, D).
     """
     import torch
 
     empty = [name for name, texts in prompts.items() if not texts or not all(text.strip() for text in texts)]
     if empty:
         raise ClipmedError(f"every class needs prompts that are not empty: got none for {', '.join(empty)}")
-    embedded = embed_texts(two_tower, [text for texts in prompts.values() for text in texts])
+    embedded = embed([text for texts in prompts.values() for text in texts])
     split = torch.split(embedded, [len(texts) for texts in prompts.values()])
     return torch.nn.functional.normalize(torch.stack([part.mean(dim=0) for part in split]), dim=-1)
 
