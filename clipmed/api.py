@@ -13,7 +13,8 @@ from clipmed.checkpoints import checkpoint_digest, checkpoint_folder, load_check
 from clipmed.devices import AUTO, DType, check_dtype, resolve_device
 from clipmed.errors import ClipmedError, ImageError
 from clipmed.inputs import SkippedImage, image_list, open_image, shown
-from clipmed.zeroshot import class_rows, image_pixels
+from clipmed.pixels import image_pixels
+from clipmed.zeroshot import class_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,8 +221,7 @@ class ClipModel:
         return index.search(rows, k)[0]
 
     def _pixels(self, image: ImageLike) -> torch.Tensor:
-        tower = self.two_tower
-        return image_pixels(open_image(image), tower.image_size, tower.mean, tower.std)
+        return image_pixels(open_image(image), self.two_tower.pixels)
 
     def _unit(self, encode: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
         """Return unit-length features of a batch, float32 on the CPU. Weights stay as they were saved."""
