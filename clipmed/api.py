@@ -224,6 +224,7 @@ class ClipModel:
             index: one that `clipmed index` made with this checkpoint.
             k: how many, the nearest first.
         """
+        index.require_checkpoint(self.digest)
         rows = self.embed_texts(query) if isinstance(query, str) else self.embed_images(query)
         return index.search(rows, k)[0]
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from clipmed.errors import ClipmedError, ConfigError
-from clipmed.search import clusters, files, nearest, thumbnails
+from clipmed.errors import ClipmedError, ConfigError, DataError
+from clipmed.search import clusters, files, layout, nearest, thumbnails
 from clipmed.search.layout import IndexFacts, read_facts
-from clipmed.search.rows import Row, row_of
+from clipmed.search.rows import Reject, Row, reject_of, row_of
 
 if TYPE_CHECKING:
     import torch
@@ -102,6 +102,15 @@ class SearchIndex:
         offsets = self._arrays.row_offsets
         line = self._arrays.rows[offsets[number] : offsets[number + 1]].tobytes()
         return row_of(line, f"row {number} of {self.folder}")
+
+    def rejects(self) -> list[Reject]:
+        """Return the images that were given and are not in the index, with the reasons."""
+        path = self.folder / layout.REJECTS
+        try:
+            lines = path.read_bytes().splitlines()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error}") from error
+        return [reject_of(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
 
     def embeddings(self, rows: Sequence[int]) -> npt.NDArray[np.floating]:
         """Return the unit-length embeddings (n, D) of rows, in the numbers they are stored in."""
