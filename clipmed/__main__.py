@@ -8,12 +8,13 @@ from types import ModuleType
 
 import tyro
 
-from clipmed.commands import classify, embed, info
+from clipmed.commands import classify, embed, export, info
 from clipmed.errors import ClipmedError
 
 COMMANDS: dict[str, ModuleType] = {
     "classify": classify,
     "embed": embed,
+    "export": export,
     "info": info,
 }
 
