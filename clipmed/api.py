@@ -147,6 +147,14 @@ class ClipModel:
         for positions, pixels in batches(images, self._pixels, batch_size, skipped):
             yield positions, self._unit(self._encode_image, torch.stack(pixels))
 
+    def embed_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return unit-length embeddings, float32 on the CPU of shape (N, D), of stacked `pixels` (N, 3, H, W)."""
+        return self._unit(self._encode_image, pixels)
+
+    def pixels(self, image: ImageLike) -> torch.Tensor:
+        """Return an image as the image tower takes it, float32 of shape (3, H, W); many threads may do so at once."""
+        return self._pixels(image)
+
     def embed_texts(self, texts: str | Iterable[str], batch_size: int = TEXT_BATCH) -> torch.Tensor:
         """Return unit-length embeddings of texts, float32 on the CPU of shape (N, D).
 
@@ -289,6 +297,7 @@ class ClipModel:
             index: one that `clipmed index` made with this checkpoint.
             k: how many, the nearest first.
         """
+        index.require_checkpoint(self.digest)
         rows = self.embed_texts(query) if isinstance(query, str) else self.embed_images(query)
         return index.search(rows, k)[0]
 
