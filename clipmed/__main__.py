@@ -8,10 +8,11 @@ from types import ModuleType
 
 import tyro
 
-from clipmed.commands import classify, embed, export, index, info, search
+from clipmed.commands import calibrate, classify, embed, export, index, info, search
 from clipmed.errors import ClipmedError
 
 COMMANDS: dict[str, ModuleType] = {
+    "calibrate": calibrate,
     "classify": classify,
     "embed": embed,
     "export": export,
