@@ -64,7 +64,7 @@ def two_tower(model_cfg, **preprocess_cfg):
     with torch.no_grad():
         for name, parameter in built.model.named_parameters():
             if parameter.ndim == 1 and "logit" not in name:
-                parameter += 0.3 * torch.randn_like(parameter)
+                parameter.add_(0.3 * torch.randn_like(parameter))
     built.model.eval()
     return built
 
