@@ -7,7 +7,8 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
+from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 import clipmed
@@ -32,13 +33,8 @@ def whole(tmp_path_factory):
     (folder / "images" / "none.png").write_bytes(b"none")
     model = clipmed.load(make_checkpoint(folder / "checkpoint"), device="cpu")
     captions = {str(path): f"caption {number}" for number, path in enumerate(images)}
-    build_index(
-        model,
-        [*images, folder / "images" / "none.png"],
-        folder / "index",
-        captions=captions,
-        config=IndexConfig(kind="clustered"),
-    )
+    given = [*images, folder / "images" / "none.png"]
+    build_index(model, given, folder / "index", captions=captions, config=IndexConfig(kind="clustered"))
     return folder / "index"
 
 
@@ -95,7 +91,7 @@ def test_damaged_files_are_found_out(index, name):
 
 
 @FUZZ
-@given(name=st.sampled_from(FILES), data=st.data())
+@drawn(name=st.sampled_from(FILES), data=st.data())
 def test_files_of_an_enemy_are_errors_of_the_data_or_harmless(index, whole, name, data):
     original = (whole / name).read_bytes()
     place = data.draw(st.integers(0, max(0, len(original) - 1)))
@@ -108,7 +104,7 @@ def test_files_of_an_enemy_are_errors_of_the_data_or_harmless(index, whole, name
 
 
 @FUZZ
-@given(data=st.data())
+@drawn(data=st.data())
 def test_descriptions_of_an_enemy_are_errors_of_the_data_or_harmless(index, whole, data):
     facts = json.loads((whole / "index.json").read_text())
     inside = data.draw(st.sampled_from([(), ("checkpoint",), ("clusters",), ("files",), ("files", "rows.jsonl")]))
@@ -122,7 +118,7 @@ def test_descriptions_of_an_enemy_are_errors_of_the_data_or_harmless(index, whol
 
 
 @FUZZ
-@given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+@drawn(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_anything_as_a_description_is_an_error_of_the_data(index, content):
     (index / "index.json").write_bytes(content)
     with pytest.raises(DataError):
@@ -149,9 +145,7 @@ def test_descriptions_that_are_none_say_what_is_wrong(index, content, message):
 
 def test_a_folder_that_is_no_index_says_how_to_make_one(tmp_path):
     for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(
-            ConfigError, match=r"is not a search index: no index\.json in it; `clipmed index` makes one"
-        ):
+        with pytest.raises(ConfigError, match=r"not a search index: no index\.json in it; `clipmed index` makes one"):
             SearchIndex.open(folder)
 
 
