@@ -13,11 +13,13 @@ import pytest
 from docs import site_hooks
 from docs.site_hooks import TABLES
 from tests.documents.assumptions import LLM, PAGES, Assumed
-from tests.documents.blocks import REPOSITORY, Block, blocks, inline_commands, pages, shell
+from tests.documents.blocks import REPOSITORY, Block, blocks, check_settings, inline_commands, pages, shell
 from tests.documents.rules import PARSED, rule_of
 from tests.documents.world import World, replaced, world, write_catalogue_data
 
-COMMAND = re.compile(r"(?:^|&& |; |\| |\$\()((?:\w+=\S+ )*)((?:python3?|clipmed|make|torchrun) [^\n;|&]*)", re.M)
+COMMAND = re.compile(
+    r"(?:^|&& |; |\| |\$\()((?:\w+=\S+ )*)((?:python3?|clipmed|make|torchrun|pip|vllm) [^\n;|&]*)", re.M
+)
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +39,11 @@ def commands(script: str) -> list[str]:
 
 
 LINES = 20
-WITH_COMMANDS = [page for page in pages() if any(commands(shell(block)) for block in blocks(page))]
+WITH_COMMANDS = [
+    page
+    for page in pages()
+    if any(commands(shell(block)) or block.language in {"python", "yaml"} for block in blocks(page))
+]
 
 
 @pytest.mark.slow
@@ -53,9 +59,16 @@ def test_the_commands_of_a_page_do_what_it_says(page: str, made: World, tmp_path
             (where / block.title).write_text(block.body)
     prepared = made.run(assumed.before.replace(LLM, made.llm), where, tmp_path / "before.jsonl")
     assert prepared.returncode == 0, prepared.stdout + prepared.stderr
-    wanted = 0
+    wanted, python = 0, ""
     for block in blocks(page):
-        if script := shell(block):
+        script = shell(block)
+        if block.language == "python":
+            python += block.body
+            (where / f"block_{block.line}.py").write_text(replaced(python, assumed.words))
+            script = f"python block_{block.line}.py\n"
+        if block.language == "yaml":
+            check_settings(block, where)
+        if script:
             wanted += len(commands(script))
             run(block, replaced(script, {**assumed.words, LLM: made.llm}), where, made, log)
     done = [json.loads(line) for line in log.read_text().splitlines()]

@@ -46,7 +46,7 @@ done
 cp -r build/demo/set build/
 """
 SNAPSHOT = "python -m dataset_builders pmc snapshot s3://pmc-oa-opendata --out real/pmc.parquet"
-ALL_LICENCES = 'PACK="--license-groups commercial noncommercial other"'
+ALL_LICENCES = 'PACK="--license-groups commercial noncommercial other --test-fraction 0.4"'
 BOTH = "--first-checkpoint biomedclip --second-checkpoint run-model"
 GATE = "gate build/scores --checkpoint run-model --min modality.ct=0"
 PAGES: dict[str, Assumed] = {
@@ -70,7 +70,7 @@ PAGES: dict[str, Assumed] = {
             "score build/run/model --suite": "score biomedclip build/run/model --suite",
             "audit build/scores --train": "audit build/scores --checkpoint run-model --train",
             "SET": "build/set",
-            "tuning.yaml": "phantoms --on-test",
+            "tuning.yaml": "real --on-test",
             "BASE": "build/run/model",
             "TUNED": "build/tuned/model",
             " A B C ": " build/run/model build/tuned/model ",

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 REPOSITORY = Path(__file__).parents[2]
 PROGRAMS = ("python -m ", "clipmed ", "make ", "torchrun ")
 FENCE = re.compile(
@@ -72,3 +74,29 @@ def inline_commands(page: str) -> Iterator[str]:
     for match in INLINE.finditer(FENCE.sub("", text(page))):
         if match[1].startswith(PROGRAMS) and not re.search(r"[…|]", match[1]):
             yield match[1]
+
+
+def check_settings(block: Block, where: Path) -> None:
+    """Read a YAML block by the loader that reads such a file; its folders are made where they are not there.
+
+    Raises:
+        ClipmedError: the file would be refused.
+        AssertionError: no loader is known for it.
+    """
+    from dataset_builders.datasets import load_entry
+    from dataset_builders.sources import load_sources
+    from zeroshot_eval.suite_files import load_suite
+
+    path = where / (block.title or "block.yaml")
+    path.write_text(block.body, encoding="utf-8")
+    keys = yaml.safe_load(block.body).keys()
+    if "sources" in keys:
+        for source in yaml.safe_load(block.body)["sources"]:
+            (where / source.get("root", ".")).mkdir(parents=True, exist_ok=True)
+            (where / source.get("config", {}).get("root", ".")).mkdir(parents=True, exist_ok=True)
+        load_sources(str(path))
+    elif "layout" in keys:
+        load_entry(path)
+    else:
+        assert "tasks" in keys, f"{block.name}: no loader is known for a file with {', '.join(keys)}"
+        load_suite(str(path))

@@ -8,6 +8,7 @@ program would, or only parses it where tests/documents/rules.py says so. Importi
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import runpy
@@ -22,9 +23,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.documents.rules import Rule, rule_of
+from tests.documents.rules import OTHERS, Rule, rule_of
 
 REPOSITORY = Path(__file__).parents[2]
+PROGRAMS = ("python", "python3", "clipmed", "make", "torchrun", "pip", *OTHERS)
 ONLY_PARSED = "DOCUMENTS_ONLY_PARSED"
 MESSAGE_BYTES = 1 << 18
 PROGRAM = """#!{python} -SEs
@@ -47,7 +49,7 @@ def programs(folder: Path, environment: dict[str, str]) -> Iterator[Path]:
     address = str(folder / "socket")
     binaries = folder / "bin"
     binaries.mkdir()
-    for name in ("python", "python3", "clipmed", "make", "torchrun"):
+    for name in PROGRAMS:
         (binaries / name).write_text(PROGRAM.format(python=sys.executable, address=address))
         (binaries / name).chmod(0o755)
     (binaries / "activate").write_text(f"PATH={binaries}:$PATH\n")
@@ -127,15 +129,18 @@ def _status_of(program: str, words: list[str]) -> int:
     rule = Rule(parse="it is only named") if os.environ.get(ONLY_PARSED) else rule_of(program, words)
     words = rule.words(program, words)
     try:
-        status = _run_make(words, rule) if program == "make" else _run(program, words, rule)
+        if program in OTHERS:
+            raise Parsed
+        run = {"make": _run_make, "pip": _run_pip}.get(program, functools.partial(_run, program))
+        status = run(words, rule)
     except Parsed:
-        status = rule.status
+        status = rule.statuses[0]
     record = {"program": program, "words": words, "status": status, "parsed": rule.parse}
     with Path(os.environ["DOCUMENTS_LOG"]).open("a", encoding="utf-8") as log:
         log.write(json.dumps(record) + "\n")
-    if status != rule.status:
-        sys.stderr.write(f"exit status {status}, expected {rule.status}: {program} {' '.join(words)}\n")
-    return 0 if status == rule.status else status or 1
+    if status not in rule.statuses:
+        sys.stderr.write(f"exit status {status}, expected {rule.statuses}: {program} {' '.join(words)}\n")
+    return 0 if status in rule.statuses else status or 1
 
 
 def _run(program: str, words: list[str], rule: Rule) -> int:
@@ -192,6 +197,19 @@ def _run_make(words: list[str], rule: Rule) -> int:
     for command in commands:
         with contextlib.suppress(Parsed):
             _parse_line(command)
+    raise Parsed
+
+
+def _run_pip(words: list[str], _: Rule) -> int:
+    """Check that what would be installed is this package, with extras that it has."""
+    import tomllib
+
+    from packaging.requirements import Requirement
+
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for requirement in map(Requirement, words[1:]):
+        assert requirement.name == "clipmed", f"pip: {requirement.name} is another project's"
+        assert requirement.extras <= extras.keys(), f"pip: clipmed has no extra {requirement.extras - extras.keys()}"
     raise Parsed
 
 

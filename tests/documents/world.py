@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -60,11 +61,13 @@ class World:
         (where / ".venv" / "bin").symlink_to(self.environment["PATH"].split(":")[0])
 
     def run(self, script: str, where: Path, log: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a script by bash as a reader would; it ends at the first command that fails."""
-        environment = {**self.environment, "DOCUMENTS_LOG": str(log or where / "commands.jsonl")}
+        """Run a script by bash as a reader would, who keeps one shell open; it ends at the first command that fails."""
+        kept, logged = (shlex.quote(str(path)) for path in (where.with_name("exported"), log or where / "log.jsonl"))
+        begin = f"if [ -f {kept} ]; then . {kept}; fi\nexport DOCUMENTS_LOG={logged}"
+        script = f"{begin}\n{script}\nexport -p > {kept}"
         command = ["bash", "-eu", "-o", "pipefail", "-c", script]
         return subprocess.run(
-            command, cwd=where, env=environment, capture_output=True, text=True, check=False, timeout=300
+            command, cwd=where, env=self.environment, capture_output=True, text=True, check=False, timeout=300
         )
 
 
