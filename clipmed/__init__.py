@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clipmed.api import ClipModel as ClipModel
     from clipmed.api import load as load
+    from clipmed.inputs import open_image as open_image
 
 __version__ = "0.1.0"
-__all__ = ["ClipModel", "__version__", "load"]
+__all__ = ["ClipModel", "__version__", "load", "open_image"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from clipmed import api
 
         return getattr(api, name)
+    if name == "open_image":
+        from clipmed.inputs import open_image
+
+        return open_image
     raise AttributeError(f"module 'clipmed' has no attribute {name!r}")

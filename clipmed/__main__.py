@@ -8,13 +8,16 @@ from types import ModuleType
 
 import tyro
 
-from clipmed.commands import classify, embed, info
+from clipmed.commands import classify, embed, export, index, info, search
 from clipmed.errors import ClipmedError
 
 COMMANDS: dict[str, ModuleType] = {
     "classify": classify,
     "embed": embed,
+    "export": export,
+    "index": index,
     "info": info,
+    "search": search,
 }
 
 

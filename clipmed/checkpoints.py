@@ -152,9 +152,7 @@ def _config(two_tower: TwoTower) -> dict[str, Any]:
             text_cfg[key] = "."  # a folder of this machine means nothing elsewhere: the files lie beside the config
     if "hf_model_name" in text_cfg:
         text_cfg.setdefault("hf_tokenizer_name", text_cfg["hf_model_name"])
-    visual: Any = two_tower.model.visual
-    preprocess = {name: value for name, value in visual.preprocess_cfg.items() if name != "size"}
-    return {"model_cfg": model_cfg, "preprocess_cfg": preprocess | {"mean": two_tower.mean, "std": two_tower.std}}
+    return {"model_cfg": model_cfg, "preprocess_cfg": two_tower.pixels.preprocess_cfg()}
 
 
 def _save_tokenizer(two_tower: TwoTower, folder: Path) -> None:

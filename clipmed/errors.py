@@ -3,6 +3,7 @@
 ClipmedError(ValueError)      something a user gave is wrong; the message says what, got, allowed, remedy
 ├── ConfigError               a setting is unknown, of the wrong type or out of range
 ├── DataError                 bytes on disk are not what their format says
+│   └── ImageError            one image cannot be used; stops the work, or is skipped where that is asked for
 ├── CheckpointError           a checkpoint is missing, incomplete or not what its config says
 └── ItemRejectedError         one item of a source cannot become a sample; becomes a row of rejects.parquet
 """
@@ -22,6 +23,10 @@ class ConfigError(ClipmedError):
 
 class DataError(ClipmedError):
     """Bytes on disk are not what their format says."""
+
+
+class ImageError(DataError):
+    """One image cannot be used: the work stops, or leaves it out and lists it where that is asked for."""
 
 
 class CheckpointError(ClipmedError):

@@ -143,7 +143,7 @@ class SourceImage:
     @cached_property
     def _full(self) -> npt.NDArray[np.uint8]:
         """The whole image: (H, W, 3), or (H, W) where the file has no colour."""
-        decoded = _decode_jpeg(self._raw, self._colorspace, self._image.size) if self._colorspace else None
+        decoded = decode_jpeg(self._raw, self._colorspace, self._image.size) if self._colorspace else None
         return _decode_any(self._image) if decoded is None else decoded
 
     @cached_property
@@ -154,7 +154,7 @@ class SourceImage:
             return _fit(self._full, max_side)
         reductions = (scale for scale in _REDUCTIONS if _ENOUGH * max_side <= max(_reduced(size, scale)) <= max_side)
         scale = next(reductions, 1)
-        reduced = _decode_jpeg(self._raw, self._colorspace, _reduced(size, scale), is_rough=True)
+        reduced = decode_jpeg(self._raw, self._colorspace, _reduced(size, scale), is_rough=True)
         return _fit(self._full if reduced is None else reduced, max_side)
 
     @cached_property
@@ -163,7 +163,7 @@ class SourceImage:
         width, height = self._image.size
         if not self._colorspace or max(width, height) > self._config.max_side:
             return None
-        return _decode_jpeg(self._raw, self._colorspace, _reduced((width, height), _preview_scale(width, height)))
+        return decode_jpeg(self._raw, self._colorspace, _reduced((width, height), _preview_scale(width, height)))
 
     def _subsampling(self) -> str:
         """The chroma subsampling to encode with: a JPEG's own."""
@@ -302,7 +302,7 @@ def _reduced(size: tuple[int, int], scale: int) -> tuple[int, int]:
     return math.ceil(size[0] / scale), math.ceil(size[1] / scale)
 
 
-def _decode_jpeg(
+def decode_jpeg(
     raw: bytes, colorspace: str, size: tuple[int, int], *, is_rough: bool = False
 ) -> npt.NDArray[np.uint8] | None:
     """Decode a JPEG at the size nearest above (width, height); None where libjpeg warns of something in its headers.

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from clipmed.errors import ClipmedError
-from clipmed.images import to_rgb8
 
 if TYPE_CHECKING:
     import torch
@@ -46,42 +41,28 @@ def embed_texts(two_tower: TwoTower, texts: Sequence[str]) -> torch.Tensor:
 
 
 def class_embeddings(two_tower: TwoTower, prompts: Mapping[str, Sequence[str]]) -> torch.Tensor:
+    """Return `class_rows` of a model's own text embeddings."""
+    return class_rows(prompts, lambda texts: embed_texts(two_tower, texts))
+
+
+def class_rows(prompts: Mapping[str, Sequence[str]], embed: Callable[[Sequence[str]], torch.Tensor]) -> torch.Tensor:
     """Return one unit-length classifier row a class, shape (C, D), in the mapping's order.
 
     The prompt ensemble of Radford et al. 2021 (arXiv 2103.00020, section 3.1.4): each prompt's embedding is normalised,
     the class mean is taken, and normalised again. Classes may have different numbers of prompts.
+
+    Args:
+        prompts: one or more texts a class.
+        embed: maps P texts to unit-length embeddings (P, D).
     """
     import torch
 
     empty = [name for name, texts in prompts.items() if not texts or not all(text.strip() for text in texts)]
     if empty:
         raise ClipmedError(f"every class needs prompts that are not empty: got none for {', '.join(empty)}")
-    embedded = embed_texts(two_tower, [text for texts in prompts.values() for text in texts])
+    embedded = embed([text for texts in prompts.values() for text in texts])
     split = torch.split(embedded, [len(texts) for texts in prompts.values()])
     return torch.nn.functional.normalize(torch.stack([part.mean(dim=0) for part in split]), dim=-1)
-
-
-def eval_pixels(jpeg: bytes, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """Return pixels as evaluation sees them, float32 of shape (3, size, size), from encoded image bytes.
-
-    OpenCLIP's own transform: shortest side to `size` (bicubic, antialiased), centre crop, scale to 0 … 1, normalise.
-    """
-    with Image.open(io.BytesIO(jpeg)) as image:
-        return image_pixels(image, size, mean, std)
-
-
-def image_pixels(image: Image.Image, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """Return the same as `eval_pixels` for an opened image of any mode."""
-    transform = _transform(size, mean, std)
-    return transform(image if image.mode == "RGB" else to_rgb8(image))
-
-
-@lru_cache(maxsize=8)
-def _transform(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Image.Image], torch.Tensor]:
-    from open_clip import image_transform
-
-    transform: Callable[[Image.Image], torch.Tensor] = image_transform(size, is_train=False, mean=mean, std=std)
-    return transform
 
 
 def _device(two_tower: TwoTower) -> torch.device:

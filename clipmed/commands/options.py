@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from clipmed.devices import DType
 from clipmed.errors import ConfigError
 
 CHECKPOINT_VARIABLE = "CLIPMED_CHECKPOINT"
@@ -27,9 +28,9 @@ class CheckpointOptions:
 
     checkpoint: str = field(default_factory=_checkpoint)
     """folder, hf-hub:org/name[@revision], OpenCLIP's MODEL:TAG, or a folder's URL; $CLIPMED_CHECKPOINT if not given"""
-    device: str = "cpu"
-    """where to run: cpu, cuda, cuda:1, mps"""
-    dtype: str = "float32"
+    device: str = "auto"
+    """where to run: auto (a GPU where there is one), cpu, cuda, cuda:1, mps"""
+    dtype: DType = "float32"
     """numbers to compute in: float32, bfloat16 or float16"""
 
     def __post_init__(self) -> None:

@@ -15,17 +15,9 @@ import numpy.typing as npt
 
 from clipmed.errors import DataError, ItemRejectedError
 from clipmed.rejects import RejectReason
-from dataset_builders.readers.config import (
-    PartPixels,
-    Pixels,
-    ReaderConfig,
-    WindowName,
-    check_memory,
-    check_pixels,
-    chosen,
-    rejected,
-)
-from dataset_builders.readers.intensity import check_foreground, limits, to_levels
+from clipmed.scans.config import PartPixels, Pixels, WindowName, check_memory, check_pixels, chosen, rejected
+from clipmed.scans.intensity import check_foreground, limits, to_levels
+from dataset_builders.readers.config import ReaderConfig
 
 _READABLE = "biuf"  # dtype kinds: bool, int, unsigned int, float
 

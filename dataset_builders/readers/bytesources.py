@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from clipmed.rejects import RejectReason
-from dataset_builders.readers.config import Source, rejected
+from clipmed.scans.config import Source, rejected
 
 if TYPE_CHECKING:
     from tifffile import TiffFile

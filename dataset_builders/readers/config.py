@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
+from clipmed.errors import ConfigError
+from clipmed.scans.config import ScanConfig, WindowName
 
-from clipmed.errors import ConfigError, ItemRejectedError
-from clipmed.rejects import RejectReason, Stage
-
-Source = Path | bytes  # a file, or its whole content
 Kind = Literal["auto", "image", "dicom", "nifti", "slide", "arrays"]
 FileKind = Literal["image", "dicom", "nifti", "slide", "arrays"]
-WindowName = Literal["stored", "range", "percentile", "custom", "lung", "soft_tissue", "bone", "brain"]
 Axis = Literal["axial", "coronal", "sagittal", 0, 1, 2]
-Pixels = npt.NDArray[np.uint8]
-
-# Centre and width in Hounsfield units, as radiologists set them.
-HOUNSFIELD_WINDOWS: Mapping[str, tuple[float, float]] = {
-    "lung": (-600.0, 1500.0),
-    "soft_tissue": (40.0, 400.0),
-    "bone": (400.0, 1800.0),
-    "brain": (40.0, 80.0),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReaderConfig:
+class ReaderConfig(ScanConfig):
     """How the images of a file are read. Settings that a file's kind does not know are without effect on it."""
 
     kind: Kind = "auto"
@@ -40,29 +24,11 @@ class ReaderConfig:
     have none; range for other deep images); range: lowest and highest value; percentile; custom: center and width; or
     a window in Hounsfield units. Several give several images each. 8-bit images with one window `stored` are taken as
     they are"""
-    percentiles: tuple[float, float] = (0.5, 99.5)
-    """percentile: the percentages of the values below which all is black, and above which all is white"""
-    center: float = 0.0
-    """custom: the value in the middle"""
-    width: float = 0.0
-    """custom: the distance from black to white"""
     axis: Axis = "axial"
     """volumes: how slices lie, by the file's orientation; or 0, 1, 2: the axis as stored. Arrays: 0, 1 or 2, and the
     names mean 0"""
     channel: int = 0
     """volumes with a fourth dimension: which volume is taken"""
-    every: int = 1
-    """slices and frames: take every n-th"""
-    skip_border: float = 0.0
-    """slices and frames: share of them left out at each end, from 0 to below 0.5"""
-    max_parts: int | None = None
-    """slices and frames: at most as many of a file, evenly spread"""
-    min_foreground: float = 0.02
-    """slices and frames: reject those with a smaller share of pixels above a twentieth of the window"""
-    square_pixels: bool = True
-    """slices and frames: stretch images whose pixels are not square, as the file states their size"""
-    burned_in: Literal["reject", "keep"] = "reject"
-    """DICOM: what to do with images that say that annotations, perhaps of the patient, are part of the pixels"""
     array: str = ""
     """arrays: name of the array with the images; npy files have one, without a name"""
     tile_size: int = 512
@@ -75,81 +41,23 @@ class ReaderConfig:
     """slides: at most as many tiles of a slide, drawn by the hash of their place"""
     fit: Literal["none", "letterbox", "crop"] = "none"
     """how images become square: not at all, by black bars, or by their middle"""
-    max_pixels: int = 200_000_000
-    """reject images with more pixels than this before decoding them"""
-    max_frames: int = 100_000
-    """reject files with more slices, frames or pages than this"""
-    max_volume_mb: float = 4096.0
-    """reject volumes and arrays that would take more memory than this, in MB"""
 
     def __post_init__(self) -> None:
+        ScanConfig.__post_init__(self)  # super() does not follow a slotted dataclass, which its decorator makes anew
         if not self.windows or len(set(self.windows)) != len(self.windows):
             raise ConfigError(f"windows: got {self.windows}; allowed: one or more, each once")
         if "custom" in self.windows and self.width <= 0:
             raise ConfigError(f"width: got {self.width}; allowed: above 0 with the window custom, beside center")
-        low, high = self.percentiles
-        if not 0 <= low < high <= 100:
-            raise ConfigError(f"percentiles: got {low}, {high}; allowed: 0 <= low < high <= 100")
-        if not 0 <= self.skip_border < 0.5:
-            raise ConfigError(f"skip_border: got {self.skip_border}; allowed: 0 to below 0.5")
-        for name in ("min_foreground", "min_tissue"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}: got {getattr(self, name)}; allowed: 0 to 1")
+        if not 0 <= self.min_tissue <= 1:
+            raise ConfigError(f"min_tissue: got {self.min_tissue}; allowed: 0 to 1")
         if self.microns_per_pixel is not None and self.microns_per_pixel <= 0:
             raise ConfigError(f"microns_per_pixel: got {self.microns_per_pixel}; allowed: above 0")
         self._check_counts()
 
     def _check_counts(self) -> None:
-        for name in ("every", "max_parts", "max_tiles", "tile_size", "max_pixels", "max_frames"):
+        if self.channel < 0:
+            raise ConfigError(f"channel: got {self.channel}; allowed: 0 or more")
+        for name in ("max_tiles", "tile_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: got {value}; allowed: 1 or more")
-        if self.channel < 0:
-            raise ConfigError(f"channel: got {self.channel}; allowed: 0 or more")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartPixels:
-    """One image of a file."""
-
-    pixels: Pixels
-    """(H, W), or (H, W, 3) as RGB"""
-    facts: dict[str, str] = field(default_factory=dict)
-    """what the file tells of it in closed vocabularies: modality, view, body_part, each only where it is known"""
-
-
-def rejected(reason: RejectReason, detail: str) -> ItemRejectedError:
-    """Return the error that rejects an image. Details never quote what a file says: it may name a patient."""
-    return ItemRejectedError(Stage.IMAGE, reason, detail)
-
-
-def chosen(count: int, config: ReaderConfig) -> list[int]:
-    """Return the numbers of the slices or frames to take, of `count` that the file has, in rising order.
-
-    Raises:
-        ItemRejectedError: more than `max_frames`.
-    """
-    if count > config.max_frames:
-        raise rejected(RejectReason.IMAGE_TOO_LARGE, f"{count} slices; allowed: {config.max_frames}")
-    border = int(count * config.skip_border)
-    numbers = list(range(border, count - border, config.every))
-    if config.max_parts is None or len(numbers) <= config.max_parts:
-        return numbers
-    step = len(numbers) / config.max_parts
-    return [numbers[int((place + 0.5) * step)] for place in range(config.max_parts)]
-
-
-def check_pixels(width: int, height: int, config: ReaderConfig) -> None:
-    """Raise ItemRejectedError where an image has no pixels, or more than are decoded."""
-    if width < 1 or height < 1:
-        raise rejected(RejectReason.IMAGE_CORRUPT, f"{width}x{height} pixels")
-    if width * height > config.max_pixels:
-        raise rejected(RejectReason.IMAGE_TOO_LARGE, f"{width}x{height} pixels; allowed: {config.max_pixels}")
-
-
-def check_memory(values: int, bytes_each: int, config: ReaderConfig) -> None:
-    """Raise ItemRejectedError where that many values would take more memory than allowed."""
-    megabytes = values * bytes_each / 1e6
-    if megabytes > config.max_volume_mb:
-        detail = f"{megabytes:.0f} MB of values; allowed: {config.max_volume_mb:g} MB"
-        raise rejected(RejectReason.IMAGE_TOO_LARGE, detail)

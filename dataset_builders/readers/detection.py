@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from clipmed.scans.config import Source
 from dataset_builders.readers.bytesources import TIFF_MAGIC, first_bytes
-from dataset_builders.readers.config import FileKind, ReaderConfig, Source
+from dataset_builders.readers.config import FileKind, ReaderConfig
 from dataset_builders.readers.nifti import is_nifti
 from dataset_builders.readers.slide_files import is_slide
 

@@ -14,19 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmed.rejects import RejectReason
+from clipmed.scans.config import PartPixels, Source, WindowName, check_memory, check_pixels, chosen, rejected
+from clipmed.scans.intensity import check_foreground, limits, to_levels
+from clipmed.scans.shape import squared
 from dataset_builders.readers.bytesources import first_bytes
-from dataset_builders.readers.config import (
-    PartPixels,
-    ReaderConfig,
-    Source,
-    WindowName,
-    check_memory,
-    check_pixels,
-    chosen,
-    rejected,
-)
-from dataset_builders.readers.intensity import check_foreground, limits, to_levels
-from dataset_builders.readers.shape import squared
+from dataset_builders.readers.config import ReaderConfig
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}  # of a volume whose axes go to the right, to the front and up
 _MAX_OFFSET = 16_000_000  # bytes before the values: header and extensions

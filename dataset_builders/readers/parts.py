@@ -9,11 +9,12 @@ import numpy as np
 
 from clipmed.images import ImageConfig, StoredImage, ingest_image, store_pixels
 from clipmed.rejects import RejectReason
+from clipmed.scans.config import PartPixels, Pixels, Source, WindowName, rejected
+from clipmed.scans.dicom import dicom_parts, read_frame
 from dataset_builders.readers.arrays import array_parts, read_row
 from dataset_builders.readers.bytesources import whole
-from dataset_builders.readers.config import PartPixels, Pixels, ReaderConfig, Source, WindowName, rejected
+from dataset_builders.readers.config import ReaderConfig
 from dataset_builders.readers.detection import kind_of
-from dataset_builders.readers.dicom import dicom_parts, read_frame
 from dataset_builders.readers.nifti import nifti_parts, read_slice
 from dataset_builders.readers.plain import is_ordinary, plain_parts, read_image
 from dataset_builders.readers.shape import fitted

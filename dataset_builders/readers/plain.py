@@ -11,9 +11,10 @@ from PIL import Image
 
 from clipmed.images import ImageConfig, SourceImage
 from clipmed.rejects import RejectReason
+from clipmed.scans.config import PartPixels, Source, WindowName, chosen, rejected
+from clipmed.scans.intensity import check_foreground, limits, to_levels
 from dataset_builders.readers.bytesources import TIFF_MAGIC, first_bytes, whole
-from dataset_builders.readers.config import PartPixels, ReaderConfig, Source, WindowName, chosen, rejected
-from dataset_builders.readers.intensity import check_foreground, limits, to_levels
+from dataset_builders.readers.config import ReaderConfig
 from dataset_builders.readers.tiff import TiffPages
 
 _PNG, _DEEP = b"\x89PNG\r\n\x1a\n", b"\x10"  # the byte behind width and height is the depth of a channel

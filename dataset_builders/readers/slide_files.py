@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from clipmed.rejects import RejectReason
+from clipmed.scans.config import Pixels, Source, check_memory, check_pixels, rejected
 from dataset_builders.readers.bytesources import TIFF_MAGIC, first_bytes, open_tiff
-from dataset_builders.readers.config import Pixels, ReaderConfig, Source, check_memory, check_pixels, rejected
+from dataset_builders.readers.config import ReaderConfig
 
 _MICRONS = {2: 25400.0, 3: 10000.0}  # TIFF's ResolutionUnit: an inch, a centimetre
 _CREDIBLE_MICRONS = (0.01, 100.0)

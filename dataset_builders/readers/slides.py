@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmed.rejects import RejectReason
-from dataset_builders.readers.config import PartPixels, Pixels, ReaderConfig, Source, check_pixels, rejected
+from clipmed.scans.config import PartPixels, Pixels, Source, check_pixels, rejected
+from dataset_builders.readers.config import ReaderConfig
 from dataset_builders.readers.slide_files import Slide, open_slide
 
 _PART = re.compile(r"x(\d+)-y(\d+)-l(\d+)")

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from clipmed.errors import ItemRejectedError
 from clipmed.rejects import RejectReason
+from clipmed.scans.config import Source, check_memory, check_pixels, rejected
 from dataset_builders.readers.bytesources import open_tiff
-from dataset_builders.readers.config import ReaderConfig, Source, check_memory, check_pixels, rejected
+from dataset_builders.readers.config import ReaderConfig
 
 _MIN_IS_WHITE = 0
 

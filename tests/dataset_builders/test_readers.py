@@ -15,8 +15,9 @@ import tifffile
 
 from clipmed.configuration import from_dict
 from clipmed.errors import ConfigError, ItemRejectedError
+from clipmed.scans.config import chosen
 from dataset_builders.readers.arrays import open_arrays
-from dataset_builders.readers.config import ReaderConfig, chosen
+from dataset_builders.readers.config import ReaderConfig
 from dataset_builders.readers.detection import kind_of
 from dataset_builders.readers.parts import list_parts, read_part
 from dataset_builders.readers.slide_files import ForeignSlide, TiffSlide

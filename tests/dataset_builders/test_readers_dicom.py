@@ -16,8 +16,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from clipmed.errors import ItemRejectedError
 from clipmed.images import ImageConfig, decode_rgb
+from clipmed.scans.dicom_codecs import check_size
 from dataset_builders.readers.config import ReaderConfig
-from dataset_builders.readers.dicom_codecs import check_size
 from dataset_builders.readers.parts import ingest_part, list_parts, read_part
 
 RAMP = np.linspace(0, 4095, 96 * 128).reshape(96, 128)

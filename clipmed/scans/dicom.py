@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-import warnings
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from clipmed.errors import ItemRejectedError
+from clipmed.decoding import strict_decoders
+from clipmed.errors import ClipmedError
+from clipmed.extras import require
 from clipmed.rejects import RejectReason
-from dataset_builders.readers.config import (
+from clipmed.scans.config import (
     PartPixels,
     Pixels,
-    ReaderConfig,
+    ScanConfig,
     Source,
     WindowName,
     check_memory,
@@ -27,14 +29,15 @@ from dataset_builders.readers.config import (
     chosen,
     rejected,
 )
-from dataset_builders.readers.dicom_codecs import decoder_of
-from dataset_builders.readers.dicom_facts import facts_of
-from dataset_builders.readers.intensity import check_foreground, limits, to_levels
-from dataset_builders.readers.shape import squared
+from clipmed.scans.dicom_codecs import decoder_of
+from clipmed.scans.dicom_facts import facts_of
+from clipmed.scans.intensity import check_foreground, limits, to_levels
+from clipmed.scans.shape import squared
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+_PYDICOM = threading.RLock()  # its settings are the process's: one thread at a time
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _MAPS = frozenset({"SEG", "RTDOSE"})  # pixels that are drawn over an image, and none themselves
 _GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
@@ -54,16 +57,24 @@ _FRAME_TAGS = (
 )
 
 
-def dicom_parts(source: Source, config: ReaderConfig) -> list[str]:
+def dicom_parts(source: Source, config: ScanConfig) -> list[str]:
     """Return the names of the frames: the empty name where there is one, else such as frame-007."""
-    with _judged("the header"):
-        dataset = _read(source, headers=True)
-        frames = _num_frames(dataset)
+    frames = num_frames(source)
     numbers = chosen(frames, config)
     return [""] if frames == 1 else [f"frame-{number:03d}" for number in numbers]
 
 
-def read_frame(source: Source, part: str, window: WindowName, config: ReaderConfig) -> PartPixels:
+def num_frames(source: Source) -> int:
+    """Return how many frames a file has, from its header.
+
+    Raises:
+        ItemRejectedError: not a DICOM file, or one without an image.
+    """
+    with _judged("the header"):
+        return _num_frames(_read(source, headers=True))
+
+
+def read_frame(source: Source, part: str, window: WindowName, config: ScanConfig) -> PartPixels:
     """Return a frame as a viewer shows it.
 
     Grey images: modality lookup table or rescale, then the window; MONOCHROME1 is inverted, padding is black. With
@@ -97,14 +108,12 @@ def read_frame(source: Source, part: str, window: WindowName, config: ReaderConf
 @contextmanager
 def _judged(what: str) -> Iterator[None]:
     """Turn whatever pydicom and its decoders raise into a rejection that quotes nothing: values may name a patient."""
-    from pydicom.config import disable_value_validation
-
+    disable_value_validation = require("pydicom.config", "dicom").disable_value_validation
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote values
     try:
-        with warnings.catch_warnings(), disable_value_validation():
-            warnings.simplefilter("ignore")
+        with _PYDICOM, strict_decoders(), disable_value_validation():
             yield
-    except ItemRejectedError:
+    except ClipmedError:
         raise
     except OSError as error:
         detail = f"cannot read the file: {error.strerror or type(error).__name__}"
@@ -152,7 +161,7 @@ def _num_frames(dataset: Dataset) -> int:
     return int(dataset.get("NumberOfFrames") or 1)
 
 
-def _check(dataset: Dataset, config: ReaderConfig) -> int:
+def _check(dataset: Dataset, config: ScanConfig) -> int:
     """Return the number of frames of an image that may be decoded."""
     from pydicom.uid import ImplicitVRLittleEndian
 
@@ -194,7 +203,7 @@ def _frame_tags(dataset: Dataset, number: int) -> Dataset:
 
 
 def _grey_levels(
-    stored: npt.NDArray[Any], dataset: Dataset, frame: Dataset, window: WindowName, config: ReaderConfig
+    stored: npt.NDArray[Any], dataset: Dataset, frame: Dataset, window: WindowName, config: ScanConfig
 ) -> Pixels:
     from pydicom.pixels.processing import apply_modality_lut
 

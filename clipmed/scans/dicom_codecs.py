@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clipmed.extras import require
+
 if TYPE_CHECKING:
     from pydicom.pixels.decoders.base import Decoder, DecodeRunner
 
@@ -43,6 +45,7 @@ def decoder_of(uid: str, bits: int) -> tuple[Decoder, str]:
     if not decoder.is_encapsulated:
         return decoder, ""
     if is_available(uid) and (uid != _JPEG_12 or bits > 8):
+        require(PLUGIN, "dicom")
         if PLUGIN not in decoder.available_plugins:
             decoder.add_plugin(PLUGIN, (__name__, "_decode_frame"))
         return decoder, PLUGIN

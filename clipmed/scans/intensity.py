@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmed.rejects import RejectReason
-from dataset_builders.readers.config import HOUNSFIELD_WINDOWS, Pixels, ReaderConfig, WindowName, rejected
+from clipmed.scans.config import HOUNSFIELD_WINDOWS, Pixels, ScanConfig, WindowName, rejected
 
 Values = npt.NDArray[Any]
 _SAMPLE = 4_000_000  # percentiles of more values are those of an even sample of about as many
 _FOREGROUND_LEVEL = 255 // 20
 
 
-def limits(values: Values, window: WindowName, config: ReaderConfig) -> tuple[float, float]:
+def limits(values: Values, window: WindowName, config: ScanConfig) -> tuple[float, float]:
     """Return the values that become black and white.
 
     Args:
@@ -47,7 +47,7 @@ def to_levels(values: Values, low: float, high: float) -> Pixels:
     return np.rint(np.clip(np.nan_to_num(scaled, nan=0.0), 0.0, 255.0)).astype(np.uint8)
 
 
-def check_foreground(levels: Pixels, config: ReaderConfig) -> None:
+def check_foreground(levels: Pixels, config: ScanConfig) -> None:
     """Raise ItemRejectedError where too few pixels lie above a twentieth of the window."""
     share = float((levels > _FOREGROUND_LEVEL).mean())
     if share < config.min_foreground:

@@ -1,0 +1,218 @@
+"""Encoded images to pictures: the formats that are read, and what makes a file of them not one whole still image."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    ImageOps,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from clipmed.decoding import strict_decoders
+from clipmed.errors import ClipmedError, ImageError, ItemRejectedError
+from clipmed.images import decode_jpeg, to_rgb8
+
+if TYPE_CHECKING:
+    from clipmed.inputs import InputLimits
+
+ALLOWED = "PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PGM, PPM and DICOM"
+_PNG = b"\x89PNG\r\n\x1a\n"
+# How files of a format start, and what reads them. A JPEG with further pictures behind it (MPO) is its first one.
+_READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
+    (_PNG, PngImagePlugin.PngImageFile),
+    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    *((magic, TiffImagePlugin.TiffImageFile) for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+    (b"BM", BmpImagePlugin.BmpImageFile),
+    (b"RIFF", WebPImagePlugin.WebPImageFile),
+    (b"GIF87a", GifImagePlugin.GifImageFile),
+    (b"GIF89a", GifImagePlugin.GifImageFile),
+    (b"\xff\x4f\xff\x51", Jpeg2KImagePlugin.Jpeg2KImageFile),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", Jpeg2KImagePlugin.Jpeg2KImageFile),
+    *((b"P%d" % number, PpmImagePlugin.PpmImageFile) for number in (4, 5, 6)),
+)
+# What else lies in folders of images.
+_OTHERS = (
+    (b"%PDF", "a PDF file; render its page first"),
+    (b"%!PS", "a PostScript file; render it first"),
+    (b"\x5c\x01\0\0", "a NIfTI volume; give a slice of it as an array"),
+    (b"\x1f\x8b", "a gzip file, perhaps a NIfTI volume; give a slice of it as an array"),
+    (b"PK\x03\x04", "a zip file; unpack it first"),
+    (b"\x93NUMPY", "a NumPy file; load it and give the array"),
+    (b"<", "text, perhaps a page of HTML or SVG; fetch the image itself"),
+)
+_DEEP_COLOUR = "16"  # in the name of how Pillow unpacks colours of 16 bits to their upper 8
+_DIM = 4096
+_PHOTOMETRIC = 262  # the tag that says which value is white
+
+
+def decode(raw: bytes, limits: InputLimits, frame: int | None, suffix: str = "") -> Image.Image:
+    """Return the picture of a file's bytes; see `clipmed.inputs.open_image`.
+
+    Raises:
+        ImageError: not one whole still image, or one above a limit.
+    """
+    from clipmed.inputs import DICOM_SUFFIXES
+
+    if not raw:
+        raise ImageError("0 bytes; the file is empty")
+    if len(raw) > limits.max_bytes:
+        raise ImageError(f"{len(raw)} bytes; allowed: {limits.max_bytes}")
+    reader = next((reader for magic, reader in _READERS if raw.startswith(magic)), None)
+    if raw[128:132] == b"DICM" or (reader is None and suffix in DICOM_SUFFIXES):
+        return _dicom(raw, limits, frame)
+    if reader is None:
+        raise ImageError(next((what for magic, what in _OTHERS if raw.startswith(magic)), _unknown(raw)))
+    with _judged():
+        if raw.startswith(_PNG):
+            check_png(raw)
+        image = reader(io.BytesIO(raw))
+        check_size(*image.size, limits)
+        _choose(image, frame)
+        check_size(*image.size, limits)
+        return _upright_rgb(_jpeg(raw, image) if isinstance(image, JpegImagePlugin.JpegImageFile) else image)
+
+
+def rgb_of(image: Image.Image, limits: InputLimits) -> Image.Image:
+    """Return a Pillow image as upright RGB of 8 bits; the image given is not changed.
+
+    Raises:
+        ImageError: pixels that do not decode, a file of several frames, or a limit exceeded.
+    """
+    check_size(*image.size, limits)
+    with _judged():
+        count = int(getattr(image, "n_frames", 1))
+        if count > 1 and image.format != "MPO":
+            raise ImageError(f"it has {count} frames or pages; choose one: image.seek(0), and give image.copy()")
+        return _upright_rgb(image)
+
+
+def check_size(width: int, height: int, limits: InputLimits) -> None:
+    """Raise ImageError where an image has no pixels, too many of them, or a side far longer than the other."""
+    if width < 1 or height < 1:
+        raise ImageError(f"{width}x{height}: it has no pixels")
+    if width * height > limits.max_pixels:
+        raise ImageError(f"{width}x{height} pixels; allowed: {limits.max_pixels}, before decoding it")
+    if max(width, height) > limits.max_aspect * min(width, height):
+        raise ImageError(f"{width}x{height}; allowed: sides up to {limits.max_aspect:g} to 1; cut a part out of it")
+
+
+def check_colours(highest: int) -> None:
+    """Raise ImageError where colours of 16 bits fill less than 12 of them: 8 would keep next to nothing."""
+    if highest < _DIM:
+        raise ImageError(
+            f"colours of 16 bits whose highest value is below {_DIM}, where 65535 is white; scale them to 8 bits first"
+        )
+
+
+def check_png(raw: bytes) -> None:
+    """Raise ImageError unless every chunk up to the last is whole and unchanged, which Pillow does not look at."""
+    place, kind = len(_PNG), b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(raw[place : place + 4]), raw[place + 4 : place + 8]
+        end = place + 8 + length
+        if end + 4 > len(raw):
+            raise ImageError("it is cut short")
+        if zlib.crc32(raw[place + 4 : end]) != int.from_bytes(raw[end : end + 4]):
+            raise ImageError("it is damaged: a checksum in it is wrong")
+        place = end + 4
+
+
+@contextmanager
+def _judged() -> Iterator[None]:
+    """Turn whatever Pillow raises into an ImageError, and keep its warnings quiet."""
+    try:
+        with strict_decoders():
+            yield
+    except ClipmedError as error:
+        if isinstance(error, ItemRejectedError):
+            raise ImageError(error.detail) from error
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ImageError(f"it does not decode: {said}; give a whole file of {ALLOWED}") from error
+
+
+def _jpeg(raw: bytes, image: JpegImagePlugin.JpegImageFile) -> Image.Image:
+    """Return a JPEG as libjpeg decodes it with its own checks: Pillow fills up what is damaged."""
+    colours = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}.get(image.mode)
+    pixels = decode_jpeg(raw, colours, image.size) if colours else None
+    if pixels is None or image.mode == "CMYK":  # whose inks Adobe's files invert, which Pillow knows
+        return image
+    decoded = Image.fromarray(pixels)
+    decoded.info = {name: value for name, value in image.info.items() if name == "exif"}
+    return decoded
+
+
+def _choose(image: ImageFile.ImageFile, frame: int | None) -> None:
+    count = int(getattr(image, "n_frames", 1))
+    if frame is None:
+        if count > 1:
+            raise ImageError(_several(count))
+        return
+    if not 0 <= frame < count:
+        raise ImageError(f"no frame {frame}; it has {count}, from 0")
+    image.seek(frame)
+
+
+def _several(count: int) -> str:
+    return f"it has {count} frames or pages; choose one: clipmed.open_image(image, frame=0)"
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    is_deep = _is_deep_colour(image)
+    if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+        raise ImageError("it has NaN or infinite values; replace them first")
+    upright = ImageOps.exif_transpose(image)
+    if is_deep:
+        bands = upright.convert("RGB").split()
+        check_colours(max(int(np.asarray(band).max()) for band in bands) << 8)
+    rgb = to_rgb8(upright)
+    return ImageOps.invert(rgb) if _is_white_zero(image) else rgb
+
+
+def _is_white_zero(image: Image.Image) -> bool:
+    """Whether an image is a deep TIFF whose lowest value is white: Pillow turns over those of 8 bits alone."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.mode[0] not in "IF":
+        return False
+    return bool(image.tag_v2.get(_PHOTOMETRIC) == 0)
+
+
+def _is_deep_colour(image: Image.Image) -> bool:
+    """Whether Pillow will keep the upper 8 bits of 16 of an image that it has not decoded yet."""
+    if image.mode not in {"RGB", "RGBA", "LA", "CMYK"}:
+        return False
+    return any(_DEEP_COLOUR in str(tile.args) for tile in getattr(image, "tile", ()))
+
+
+def _dicom(raw: bytes, limits: InputLimits, frame: int | None) -> Image.Image:
+    from clipmed.scans.config import ScanConfig
+    from clipmed.scans.dicom import num_frames, read_frame
+
+    config = ScanConfig(
+        max_pixels=limits.max_pixels, min_foreground=0.0, burned_in="keep", max_volume_mb=limits.max_pixels * 24 / 1e6
+    )
+    with _judged():
+        count = num_frames(raw)
+        if count > 1 and frame is None:
+            raise ImageError(_several(count))
+        found = read_frame(raw, f"frame-{frame or 0}", "stored", config)
+        return to_rgb8(Image.fromarray(found.pixels))
+
+
+def _unknown(raw: bytes) -> str:
+    return f"{len(raw)} bytes that are no image; allowed: {ALLOWED}"

@@ -1,0 +1,96 @@
+"""Image files embedded in batches, with their thumbnails; files that are no image are put aside with the reason."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from clipmed.errors import CheckpointError, ImageError
+from clipmed.files import sha256_file
+from clipmed.inputs import open_image
+from clipmed.search.parts import Part
+from clipmed.search.rows import FileStamp, Reject, Row
+from clipmed.search.thumbnails import thumbnail
+
+if TYPE_CHECKING:
+    import torch
+
+    from clipmed.api import ClipModel
+
+BATCHES_AHEAD = 2
+MAX_REASON = 1000  # characters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """An image that is decoded and scaled for the image tower."""
+
+    row: Row
+    pixels: torch.Tensor
+    """(3, H, W)"""
+    thumbnail: bytes | None
+
+
+def stamp_of(path: str) -> FileStamp:
+    """Return the size and time of change of a file; zeros where there is none."""
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):
+        return FileStamp(path, 0, 0)
+    return FileStamp(path, found.st_size, found.st_mtime_ns)
+
+
+def embed_files(model: ClipModel, stamps: Sequence[FileStamp], *, batch_size: int, thumbnails: bool) -> Iterator[Part]:
+    """Yield the rows and rejects of every batch of files, in their order; the next batches are decoded meanwhile."""
+    batches = [stamps[start : start + batch_size] for start in range(0, len(stamps), batch_size)]
+    prepare = partial(_prepared, model, thumbnails)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        try:
+            ahead = [[pool.submit(prepare, stamp) for stamp in batch] for batch in batches[:BATCHES_AHEAD]]
+            for number in range(len(batches)):
+                done = [future.result() for future in ahead.pop(0)]
+                if number + BATCHES_AHEAD < len(batches):
+                    ahead.append([pool.submit(prepare, stamp) for stamp in batches[number + BATCHES_AHEAD]])
+                yield _embedded(model, done)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _embedded(model: ClipModel, done: Sequence[Prepared | Reject]) -> Part:
+    ready = [item for item in done if isinstance(item, Prepared)]
+    embeddings: npt.NDArray[np.float32] = np.empty((0, model.embed_dim), dtype=np.float32)
+    if ready:
+        import torch
+
+        embeddings = model.embed_pixels(torch.stack([item.pixels for item in ready])).numpy()
+        lengths = np.linalg.norm(embeddings, axis=1)
+        if not (np.abs(lengths - 1) < 1e-3).all():
+            bad = ready[int(np.flatnonzero(~(np.abs(lengths - 1) < 1e-3))[0])]
+            raise CheckpointError(
+                f"the checkpoint {model.location} gives {bad.row.path} an embedding that is not finite or has no "
+                "length; its weights are unusable: take another checkpoint"
+            )
+    return Part(
+        rows=[item.row for item in ready],
+        rejects=[item for item in done if isinstance(item, Reject)],
+        embeddings=embeddings,
+        thumbnails=[item.thumbnail for item in ready if item.thumbnail is not None],
+    )
+
+
+def _prepared(model: ClipModel, thumbnails: bool, stamp: FileStamp) -> Prepared | Reject:
+    path = Path(stamp.path)
+    try:
+        image = open_image(path)
+        sha256 = sha256_file(path)
+    except (ImageError, OSError) as error:
+        return Reject(path=stamp.path, bytes=stamp.bytes, mtime_ns=stamp.mtime_ns, reason=str(error)[:MAX_REASON])
+    row = Row(path=stamp.path, caption=None, bytes=stamp.bytes, mtime_ns=stamp.mtime_ns, sha256=sha256)
+    return Prepared(row=row, pixels=model.pixels(image), thumbnail=thumbnail(image) if thumbnails else None)

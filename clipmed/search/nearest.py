@@ -1,0 +1,122 @@
+"""The k largest inner products, the same whatever the number of queries, blocks or threads.
+
+Legend of shapes: Q queries, B rows of a block, D dimensions, k hits.
+
+A matrix product in float32 sums in an order that depends on its shape, so its last bits do too. Here it only chooses
+candidates: all whose score comes within the error bound of the k-th best. Those are scored again in float64, each row
+by itself, and sorted by score and then by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipmed.errors import ClipmedError
+
+Singles = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+BLOCK_BYTES = 32 << 20  # of float32 rows that are multiplied at once
+RESCORED_BYTES = 32 << 20  # of float64 rows that are scored again at once
+SLACK = 1024  # candidates beyond k that may gather before the weakest are dropped
+
+
+class Candidates:
+    """The positions that may be among the k best of one query."""
+
+    def __init__(self, k: int, dimension: int) -> None:
+        self._k = k
+        # |error of a float32 sum of D products| <= D u |q| |x|, u = 2**-24, in any order (Higham 2002, eq. 3.5). Two
+        # such scores are compared, and lengths may be a little above 1.
+        self._margin = np.float32(2.2 * dimension * 2.0**-24)
+        self._floor = np.float32(-np.inf)
+        self._scores: list[Singles] = []
+        self._positions: list[Ints] = []
+        self._gathered = 0
+
+    def add(self, scores: Singles, first: int) -> None:
+        """Take in the scores (B,) of the positions first … first + B - 1."""
+        kept = np.flatnonzero(scores >= self._floor)
+        if not kept.size:
+            return
+        self._scores.append(scores[kept])
+        self._positions.append(kept + first)
+        self._gathered += kept.size
+        if self._gathered > self._k + SLACK:
+            self._drop_weak()
+
+    def best(self, score: Callable[[Ints], Doubles]) -> tuple[Ints, Doubles]:
+        """Return the positions and scores of all that can be among the k best; `score` gives exact scores.
+
+        Those that tie with the k-th are among them.
+        """
+        if self._gathered > self._k:
+            self._drop_weak()
+        positions = np.concatenate(self._positions)
+        exact = score(positions)
+        kth = np.partition(exact, exact.size - self._k)[exact.size - self._k]
+        kept = exact >= kth
+        return positions[kept], exact[kept]
+
+    def _drop_weak(self) -> None:
+        scores, positions = np.concatenate(self._scores), np.concatenate(self._positions)
+        kth = np.partition(scores, scores.size - self._k)[scores.size - self._k]
+        self._floor = kth - self._margin
+        kept = scores >= self._floor
+        self._scores, self._positions = [scores[kept]], [positions[kept]]
+        self._gathered = int(kept.sum())
+
+
+def add_all(candidates: list[Candidates], queries: Singles, embeddings: npt.NDArray[np.floating]) -> None:
+    """Score every embedding (N, D) by every query (Q, D), block by block, and give them to each query's candidates."""
+    rows = max(1, BLOCK_BYTES // (4 * embeddings.shape[1]))
+    for first in range(0, len(embeddings), rows):
+        add_block(candidates, queries, embeddings[first : first + rows], first)
+
+
+def add_block(candidates: list[Candidates], queries: Singles, block: npt.NDArray[np.floating], first: int) -> None:
+    """Score a block (B, D), which begins at the position `first`, by every query (Q, D)."""
+    singles = block.astype(np.float32, copy=False)
+    if len(queries) == 1:
+        candidates[0].add(singles @ queries[0], first)
+        return
+    for one, scores in zip(candidates, queries @ singles.T, strict=True):
+        one.add(scores, first)
+
+
+def exact_scores(query: Singles, embeddings: npt.NDArray[np.floating], positions: Ints) -> Doubles:
+    """Return the inner products of a query (D,) with the embeddings at these positions, each row summed by itself."""
+    wide = query.astype(np.float64)
+    step = max(1, RESCORED_BYTES // (8 * len(query)))
+    parts = [
+        (embeddings[positions[start : start + step]].astype(np.float64) * wide).sum(axis=1)
+        for start in range(0, len(positions), step)
+    ]
+    return np.concatenate(parts)
+
+
+def unit_queries(embeddings: Any, dimension: int) -> Singles:
+    """Return queries as float32 of shape (Q, D), scaled to unit length.
+
+    Raises:
+        ClipmedError: another number of dimensions, values that are not finite, or a query of length zero.
+    """
+    detached = embeddings.detach().cpu().float() if hasattr(embeddings, "detach") else embeddings
+    queries = np.atleast_2d(np.asarray(detached, dtype=np.float64))
+    if queries.ndim != 2 or queries.shape[1] != dimension or not len(queries):
+        raise ClipmedError(
+            f"queries have the shape {np.shape(detached)}; allowed: (Q, {dimension}), as the index has {dimension} "
+            "dimensions; embed them with the checkpoint that the index was built by"
+        )
+    lengths = np.linalg.norm(queries, axis=1, keepdims=True)
+    bad = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
+    if bad.size:
+        raise ClipmedError(
+            f"query {bad[0]} has the length {lengths[bad[0], 0]:g}; allowed: finite numbers that are not all zero"
+        )
+    return np.asarray(queries / lengths, dtype=np.float32)
