@@ -24,7 +24,7 @@ from tests.dataset_builders.bucket_server import bucket_server
 from tests.dataset_builders.llm_server import Answer, Body, llm_server
 from tests.dataset_builders.test_catalogue_fixtures import FIXTURES, WRITERS
 from tests.documents.programs import programs
-from tests.zeroshot_eval.hub_server import serve as hub_server
+from tests.hub_server import serve as hub_server
 
 REPOSITORY = Path(__file__).parents[2]
 BUILT = """
