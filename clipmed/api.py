@@ -273,7 +273,7 @@ def load(  # noqa: PLR0913 (what a user may want to say of a model, in one call)
     check_dtype(dtype)
     place = resolve_device(device)
     folder = fetch(location, revision=revision, sha256=sha256, offline=offline)
-    two_tower = load_checkpoint(folder, str(place))
+    two_tower = load_checkpoint(folder, str(place), offline=offline)
     return ClipModel(two_tower, location=str(location), folder=folder, dtype=dtype, compiled=compile)
 
 
