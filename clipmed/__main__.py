@@ -8,12 +8,13 @@ from types import ModuleType
 
 import tyro
 
-from clipmed.commands import classify, embed, index, info, search
+from clipmed.commands import classify, embed, export, index, info, search
 from clipmed.errors import ClipmedError
 
 COMMANDS: dict[str, ModuleType] = {
     "classify": classify,
     "embed": embed,
+    "export": export,
     "index": index,
     "info": info,
     "search": search,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipmed.configuration import nearest
 from clipmed.errors import ConfigError
+from clipmed.pixels import PixelConfig, pixel_config
 
 if TYPE_CHECKING:
     import torch
@@ -54,16 +55,29 @@ class TwoTower:
     """A model with everything that must travel with it.
 
     `model` is an OpenCLIP `CLIP` or `CustomTextCLIP`. `tokenizer` maps N texts to a LongTensor (N, context_length).
-    `mean` and `std` are those of the pixels scaled to 0 … 1, by channel. `model_cfg` is OpenCLIP's own config.
+    `pixels` says how images become the image tower's input. `model_cfg` is OpenCLIP's own config.
     """
 
     model: torch.nn.Module
     tokenizer: Callable[[list[str]], torch.Tensor]
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    pixels: PixelConfig
     context_length: int
     model_cfg: dict[str, Any]
+
+    @property
+    def image_size(self) -> int:
+        """Height of the input in pixels, and its width where it is square."""
+        return self.pixels.size[0]
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of the pixels scaled to 0 … 1, by channel."""
+        return self.pixels.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of the pixels scaled to 0 … 1, by channel."""
+        return self.pixels.std
 
 
 def build_two_tower(config: ModelConfig) -> TwoTower:
@@ -133,7 +147,6 @@ def assemble(
         pretrained_text: fetch Hugging Face weights for the text tower.
     """
     import open_clip
-    from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
     cfg = copy.deepcopy(model_cfg)
     custom_text = bool(cfg.pop("custom_text", False)) or "hf_model_name" in cfg["text_cfg"]
@@ -148,22 +161,16 @@ def assemble(
         model = model_class(**cfg)
     except TypeError as error:
         raise ConfigError(f"OpenCLIP refuses this model config: {error}; compare it with a shipped one") from error
-    preprocess = merge_preprocess_dict(PreprocessCfg(), preprocess_cfg or {})
-    preprocess["size"] = model.visual.image_size
-    open_clip.model.set_model_preprocess_cfg(model, preprocess)
-    return _two_tower(model, model_cfg, preprocess, folder)
+    pixels = pixel_config(preprocess_cfg, model.visual.image_size, str(folder or "the model"))
+    open_clip.model.set_model_preprocess_cfg(model, {"size": model.visual.image_size, **pixels.preprocess_cfg()})
+    return _two_tower(model, model_cfg, pixels, folder)
 
 
-def _two_tower(
-    model: torch.nn.Module, model_cfg: dict[str, Any], preprocess: dict[str, Any], folder: Path | None
-) -> TwoTower:
-    size = preprocess["size"]
+def _two_tower(model: torch.nn.Module, model_cfg: dict[str, Any], pixels: PixelConfig, folder: Path | None) -> TwoTower:
     return TwoTower(
         model=model,
         tokenizer=_tokenizer(model_cfg["text_cfg"], folder),
-        image_size=int(size if isinstance(size, int) else size[0]),
-        mean=tuple(preprocess["mean"]),
-        std=tuple(preprocess["std"]),
+        pixels=pixels,
         context_length=int(model_cfg["text_cfg"].get("context_length", 77)),
         model_cfg=model_cfg,
     )
@@ -196,7 +203,8 @@ def _from_openclip_tag(name: str, tag: str, model_cfg: dict[str, Any]) -> TwoTow
         force_context_length=model_cfg["text_cfg"].get("context_length"),
         force_custom_text=True,
     )
-    return _two_tower(model, model_cfg, dict(model.visual.preprocess_cfg), None)
+    pixels = pixel_config(model.visual.preprocess_cfg, model.visual.image_size, f"{name}:{tag}")
+    return _two_tower(model, model_cfg, pixels, None)
 
 
 def _check_tag(name: str, tag: str) -> None:
@@ -236,7 +244,7 @@ def _take_image_tower(two_tower: TwoTower, location: str) -> None:
             f"image_weights: the image tower of {location} does not fit this model's vision_cfg: {said}; allowed: one "
             "of the same architecture and embedding size"
         ) from error
-    two_tower.mean, two_tower.std = source.mean, source.std
+    two_tower.pixels = replace(two_tower.pixels, mean=source.mean, std=source.std)
 
 
 def _read_json_config(path: Path) -> dict[str, Any]:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from clipmed.errors import ClipmedError
-from clipmed.images import to_rgb8
 
 if TYPE_CHECKING:
     import torch
@@ -68,29 +63,6 @@ def class_rows(prompts: Mapping[str, Sequence[str]], embed: Callable[[Sequence[s
     embedded = embed([text for texts in prompts.values() for text in texts])
     split = torch.split(embedded, [len(texts) for texts in prompts.values()])
     return torch.nn.functional.normalize(torch.stack([part.mean(dim=0) for part in split]), dim=-1)
-
-
-def eval_pixels(jpeg: bytes, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """Return pixels as evaluation sees them, float32 of shape (3, size, size), from encoded image bytes.
-
-    OpenCLIP's own transform: shortest side to `size` (bicubic, antialiased), centre crop, scale to 0 … 1, normalise.
-    """
-    with Image.open(io.BytesIO(jpeg)) as image:
-        return image_pixels(image, size, mean, std)
-
-
-def image_pixels(image: Image.Image, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """Return the same as `eval_pixels` for an opened image of any mode."""
-    transform = _transform(size, mean, std)
-    return transform(image if image.mode == "RGB" else to_rgb8(image))
-
-
-@lru_cache(maxsize=8)
-def _transform(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable[[Image.Image], torch.Tensor]:
-    from open_clip import image_transform
-
-    transform: Callable[[Image.Image], torch.Tensor] = image_transform(size, is_train=False, mean=mean, std=std)
-    return transform
 
 
 def _device(two_tower: TwoTower) -> torch.device:

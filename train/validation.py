@@ -13,8 +13,9 @@ from math import comb
 
 import torch
 
+from clipmed.pixels import eval_pixels
 from clipmed.towers import TwoTower
-from clipmed.zeroshot import embed_images, embed_texts, eval_pixels
+from clipmed.zeroshot import embed_images, embed_texts
 from shards.reader import ShardSet
 from train.collectives import gather_rows
 from train.config import LossConfig
@@ -118,7 +119,7 @@ def _embed(
 def _pixels(two_tower: TwoTower, samples: ValidationSamples, number: int) -> torch.Tensor:
     set_index, row = samples.rows[number]
     jpeg = samples.sets[set_index].image_bytes(row)
-    return eval_pixels(jpeg, two_tower.image_size, two_tower.mean, two_tower.std)
+    return eval_pixels(jpeg, two_tower.pixels)
 
 
 def _loss(

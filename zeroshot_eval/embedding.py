@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clipmed.devices import DType
 from clipmed.errors import DataError
 from clipmed.jobs import JobsConfig, run_units
 from zeroshot_eval.cache import CacheDamagedError, cache_key, read_arrays, write_arrays
 from zeroshot_eval.collections import open_collection
-from zeroshot_eval.encoders import DType, Encoder, EncoderFacts, open_encoder
+from zeroshot_eval.encoders import Encoder, EncoderFacts, open_encoder
 
 if TYPE_CHECKING:
     import torch

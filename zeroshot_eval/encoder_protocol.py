@@ -6,15 +6,15 @@ import contextlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from clipmed.errors import ClipmedError, ConfigError, DataError
+from clipmed.devices import DType
+from clipmed.errors import ClipmedError, DataError
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-DType = Literal["float32", "bfloat16", "float16"]
 TEXT_BATCH = 256
 
 T = TypeVar("T")
@@ -117,9 +117,3 @@ class LoadedEncoder:
         mixed = torch.autocast(kind, getattr(torch, self.dtype)) if narrow else contextlib.nullcontext()
         with torch.no_grad(), mixed:
             return torch.nn.functional.normalize(features(batch).float(), dim=-1)
-
-
-def check_dtype(dtype: str) -> None:
-    """Raise ConfigError unless `dtype` is one that encoders compute in."""
-    if dtype not in get_args(DType):
-        raise ConfigError(f"dtype: got {dtype!r}; allowed: {', '.join(get_args(DType))}")

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from clipmed import checkpoints
 from clipmed.checkpoints import HUB_PREFIX, SMALL_FILES, fetch_snapshot
 from clipmed.configuration import nearest
+from clipmed.devices import DType, check_dtype
 from clipmed.errors import CheckpointError
-from zeroshot_eval.encoder_protocol import DType, Encoder, EncoderFacts, check_dtype
+from zeroshot_eval.encoder_protocol import Encoder, EncoderFacts
 from zeroshot_eval.openclip_encoder import OpenClipSource, folder_source, tag_source
 
 if TYPE_CHECKING:  # what a location needs is imported when it is opened

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import tyro
 
 from clipmed.configuration import nearest
+from clipmed.devices import DType
 from clipmed.errors import ConfigError
 from clipmed.jobs import JobsConfig
 from zeroshot_eval.bootstrap import BootstrapConfig
@@ -27,7 +28,7 @@ from zeroshot_eval.embedding import (
     embed_texts,
     stored_images,
 )
-from zeroshot_eval.encoders import DType, EncoderFacts, describe_encoder
+from zeroshot_eval.encoders import EncoderFacts, describe_encoder
 from zeroshot_eval.planning import Asked, make_plan
 from zeroshot_eval.predictions import slug
 from zeroshot_eval.progress import progress

@@ -14,19 +14,19 @@ from clipmed.checkpoints import (
     HUB_PREFIX,
     WEIGHTS_FILE,
     checkpoint_digest,
-    checkpoint_folder,
+    fetch_snapshot,
     load_weights,
     read_config,
 )
-from clipmed.configuration import nearest
 from clipmed.deferral import import_open_clip
-from clipmed.errors import CheckpointError, ConfigError
-from clipmed.towers import assemble, model_config
-from zeroshot_eval.encoder_protocol import DType, EncoderFacts, LoadedEncoder
+from clipmed.devices import DType
+from clipmed.errors import CheckpointError
+from clipmed.hub.openclip_tags import tag_config
+from clipmed.pixels import PixelConfig, image_pixels, pixel_config
+from clipmed.towers import assemble
+from zeroshot_eval.encoder_protocol import EncoderFacts, LoadedEncoder
 from zeroshot_eval.weight_files import digest_of, file_digest, read_scalar
 
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 DEFAULT_SIDE, DEFAULT_CONTEXT = 224, 77
 
 
@@ -66,8 +66,6 @@ class OpenClipSource:
             ClipmedError: a config that OpenCLIP refuses, or weights of another model.
         """
         import_open_clip()
-        from open_clip import image_transform
-
         config = self.config
         two_tower = assemble(config["model_cfg"], preprocess_cfg=config.get("preprocess_cfg"), folder=self.folder)
         load_weights(two_tower.model, self.folder)
@@ -77,38 +75,10 @@ class OpenClipSource:
             facts=self.facts(),
             device=device,
             dtype=dtype,
-            transform=image_transform(
-                pixels.size,
-                is_train=False,
-                mean=pixels.mean,
-                std=pixels.std,
-                resize_mode=pixels.resize_mode,
-                interpolation=pixels.interpolation,
-                fill_color=pixels.fill_color,
-            ),
+            transform=lambda image: image_pixels(image, pixels),
             image_features=model.encode_image,
             text_features=lambda texts: model.encode_text(two_tower.tokenizer(texts).to(device)),
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PixelConfig:
-    """OpenCLIP's evaluation transform."""
-
-    size: tuple[int, int]
-    """height and width in pixels"""
-    resize_mode: str
-    interpolation: str
-    fill_color: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def words(self) -> str:
-        """Return what `EncoderFacts.preprocessing` says."""
-        height, width = self.size
-        fit = {"shortest": "centre-crop", "longest": f"pad {self.fill_color}", "squash": "no crop"}[self.resize_mode]
-        mean, std = (",".join(str(value) for value in values) for values in (self.mean, self.std))
-        return f"openclip:{height}x{width}:{self.resize_mode}:{self.interpolation}:{fit}:mean={mean}:std={std}:v1"
 
 
 def folder_source(folder: Path, name: str) -> OpenClipSource:
@@ -135,24 +105,8 @@ def tag_source(model: str, tag: str) -> OpenClipSource:
         ConfigError: no such model or tag, or one without a repository on the Hugging Face hub.
         CheckpointError: the weights cannot be fetched, or are pickles only.
     """
-    import open_clip
-
-    model_cfg = model_config(model)
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if tag not in tags:
-        raise ConfigError(
-            f"OpenCLIP's model {model!r} has no weights {tag!r}{nearest(tag, tags)} "
-            f"Allowed: {', '.join(tags) or 'none'}"
-        )
-    listed = open_clip.get_pretrained_cfg(model, tag)
-    repository = str(listed.get("hf_hub", "")).removesuffix("/")
-    if repository.count("/") != 1:
-        raise ConfigError(
-            f"{model}:{tag} has no repository of its own on the hub (OpenCLIP lists "
-            f"{listed.get('hf_hub') or listed.get('url')!r}); fetch it, convert it to safetensors, and give the folder"
-        )
-    config = {"model_cfg": model_cfg | {"quick_gelu": bool(listed.get("quick_gelu"))}, "preprocess_cfg": listed}
-    folder = checkpoint_folder(f"{HUB_PREFIX}{repository}")
+    config, repository = tag_config(model, tag)
+    folder = fetch_snapshot(f"{HUB_PREFIX}{repository}", (WEIGHTS_FILE,))
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise CheckpointError(f"{model}:{tag}: {repository} has no {WEIGHTS_FILE}; pickled weights are not read")
@@ -163,22 +117,5 @@ def tag_source(model: str, tag: str) -> OpenClipSource:
 
 def _pixel_config(source: OpenClipSource) -> PixelConfig:
     """Return the transform that a config asks for, with OpenCLIP's defaults."""
-    vision = source.config["model_cfg"].get("vision_cfg", {})
-    given = {key: value for key, value in (source.config.get("preprocess_cfg") or {}).items() if value is not None}
-    side = vision.get("image_size", DEFAULT_SIDE)
-    height, width = (side, side) if isinstance(side, int) else side
-    mode = given.get("resize_mode", "shortest")
-    interpolation = given.get("interpolation", "bicubic")
-    if mode not in ("shortest", "longest", "squash") or interpolation not in ("bicubic", "bilinear", "random"):
-        raise CheckpointError(
-            f"{source.name}: preprocess_cfg has resize_mode {mode!r} and interpolation {interpolation!r}; allowed: "
-            "shortest, longest or squash, and bicubic, bilinear or random"
-        )
-    return PixelConfig(
-        size=(int(height), int(width)),
-        resize_mode=mode,
-        interpolation="bicubic" if interpolation == "random" else interpolation,
-        fill_color=int(given.get("fill_color", 0)),
-        mean=tuple(given.get("mean", OPENAI_MEAN)),
-        std=tuple(given.get("std", OPENAI_STD)),
-    )
+    side = source.config["model_cfg"].get("vision_cfg", {}).get("image_size", DEFAULT_SIDE)
+    return pixel_config(source.config.get("preprocess_cfg"), side, source.name)

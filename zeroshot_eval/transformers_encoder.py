@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipmed.devices import DType
 from clipmed.errors import CheckpointError
-from zeroshot_eval.encoder_protocol import DType, EncoderFacts, LoadedEncoder
+from zeroshot_eval.encoder_protocol import EncoderFacts, LoadedEncoder
 from zeroshot_eval.image_processors import describe_processor
 from zeroshot_eval.weight_files import digest_of, read_scalar
 

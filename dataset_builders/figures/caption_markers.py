@@ -195,6 +195,8 @@ def _is_name(before: str, bracketed: bool) -> bool:
 
 def _names(group: str) -> tuple[str, ...]:
     """Return the panels of "A, C", "b–d" or "A1–A3", in capitals; ranges are filled."""
+    if len(group) == 1:
+        return (group.upper(),)
     if not re.search(r"[\d'’′]", group):
         return tuple(expand_letters(re.sub(r"\bto\b", "-", group)))
     tokens = re.findall(r"([A-Za-z])(\d*)(['’′]?)", re.sub(r"\b(?:and|to)\b", "", group))
@@ -208,26 +210,32 @@ def _names(group: str) -> tuple[str, ...]:
 
 
 def _runs(markers: Sequence[Marker], trust: float) -> Iterator[tuple[MarkerRun, float]]:
-    """Yield runs over the markers that begin sentences, and over all, without and with a hole in the letters."""
+    """Yield runs over the markers that begin sentences, and over all, without and with a hole in the letters.
+
+    A run that would be the same as one before it, and not worth more, is left out.
+    """
     leading = [marker for marker in markers if marker.leads]
     headers = _headers(leading)
-    for chosen, bonus in ((leading, 0.5), (markers, 0.0)):
+    for chosen, bonus in ((leading, 0.5), (markers, 0.0))[: 1 if len(leading) == len(markers) else 2]:
         rest = [marker for marker in chosen if marker not in headers]
         for max_holes in (0, 1):
             kept = _run(rest, max_holes)
-            names = [name for marker in kept for name in marker.names]
-            bases = {name[0] for name in names}
+            bases = {name[0] for marker in kept for name in marker.names}
             holes = _LETTERS.index(max(bases)) + 1 - len(bases) if bases else 0
             mine = tuple(one for one in headers if kept and one.start < kept[-1].start)
             yield MarkerRun(markers=tuple(kept), headers=mine, trust=trust, holes=holes), bonus
+            if len(kept) == len(rest):
+                break
 
 
 def _headers(markers: Sequence[Marker]) -> list[Marker]:
     """Return the markers of several panels of which half or more have a later marker with fewer."""
     found = []
     for number, marker in enumerate(markers):
+        if len(marker.names) == 1:
+            continue
         later = {name for one in markers[number + 1 :] if len(one.names) < len(marker.names) for name in one.names}
-        if len(marker.names) > 1 and 2 * len(later.intersection(marker.names)) >= max(len(marker.names), 4):
+        if 2 * len(later.intersection(marker.names)) >= max(len(marker.names), 4):
             found.append(marker)
     return found
 
@@ -240,7 +248,7 @@ def _run(markers: Sequence[Marker], max_holes: int) -> list[Marker]:
         names = marker.names
         if kept and (marker.is_lower != kept[0].is_lower or names[0] < kept[-1].names[0]):
             continue
-        in_order = list(names) == sorted(set(names), key=lambda name: (name[0], len(name), name))
+        in_order = len(names) == 1 or list(names) == sorted(set(names), key=lambda name: (name[0], len(name), name))
         if in_order and used.isdisjoint(names) and _may_follow(names[0], used, max_holes):
             kept.append(marker)
             used.update(names)

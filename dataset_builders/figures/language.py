@@ -16,25 +16,33 @@ MIN_BYTES = 20
 # Most articles are in English: less speaks for it than for another language.
 MIN_CONFIDENCE = 0.5
 MIN_CONFIDENCE_ENGLISH = 0.15
-READ_CHARS = 400
+# English that the first characters tell as surely as another language must be told is read no further.
+GLANCE_CHARS, READ_CHARS = 128, 400
 
 
 def caption_language(text: str) -> str:
     """Return the ISO 639-1 code of a caption's language; "" where it has too few letters, or the model is unsure.
 
-    Only the first 400 characters are read. Letters count by their UTF-8 bytes, since an ideograph says more than one
-    letter of an alphabet.
+    Only the first 400 characters are read, and of what is English by the first 128, those. Letters count by their UTF-8
+    bytes, since an ideograph says more than one letter of an alphabet.
 
     >>> caption_language("Radiographie thoracique de face montrant de multiples opacités"), caption_language("CT")
     ('fr', '')
     """
-    start = text[:READ_CHARS]
-    letters = "".join(filter(str.isalpha, start))
-    if len(letters.encode()) < MIN_BYTES:
+    glance, start = text[:GLANCE_CHARS], text[:READ_CHARS]
+    if _has_letters(glance) and len(start) > len(glance):
+        language, confidence = _identifier().classify(glance)
+        if language == "en" and confidence >= MIN_CONFIDENCE:
+            return "en"
+    if not _has_letters(start):
         return ""
     language, confidence = _identifier().classify(start)
     enough = MIN_CONFIDENCE_ENGLISH if language == "en" else MIN_CONFIDENCE
     return str(language) if confidence >= enough else ""
+
+
+def _has_letters(text: str) -> bool:
+    return len("".join(filter(str.isalpha, text)).encode()) >= MIN_BYTES
 
 
 @lru_cache(maxsize=1)

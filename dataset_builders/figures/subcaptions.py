@@ -147,7 +147,8 @@ def _trailing(caption: str, run: MarkerRun) -> list[Subcaption]:
         if len(markers) == 1:
             stop = end if following is None else sentences[following][0]
             own = _clean(f"{caption[begin : markers[0].start]} {_note(markers[0])} {caption[markers[0].end : stop]}")
-            found.append(_part(run, markers[0].names, (preamble, own), (begin, stop), run.trust * _TRAILING))
+            if own:
+                found.append(_part(run, markers[0].names, (preamble, own), (begin, stop), run.trust * _TRAILING))
         else:
             found += _of_sentence(caption, run, markers, (begin, end), preamble)
     return found

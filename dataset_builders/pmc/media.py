@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Collection
-from pathlib import PurePosixPath
 
 from clipmed.errors import ItemRejectedError
 from clipmed.rejects import RejectReason, Stage
@@ -23,7 +23,7 @@ def find_media(href: str, names: Collection[str]) -> str:
     Raises:
         ItemRejectedError: media_missing, or image_unsupported where only a file that is no image fits.
     """
-    wanted = PurePosixPath(href.replace("\\", "/").partition("?")[0]).name
+    wanted = posixpath.basename(href.replace("\\", "/").partition("?")[0])
     stem = _stem(wanted)
     fitting = [name for name in names if stem in {_stem(name), _full_stem(name)}] if stem else []
     images = [name for name in fitting if _suffix(name) in IMAGE_SUFFIXES]
@@ -47,7 +47,7 @@ def _preference(name: str, wanted: str) -> tuple[bool, bool, int, str]:
 
 
 def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+    return posixpath.splitext(name)[1].lower()
 
 
 def _stem(name: str) -> str:

@@ -34,19 +34,36 @@ class Package:
 
 
 class _Capped:
-    """A stream that refuses to give more than so many bytes: what a compressed file unpacks to is not known before."""
+    """A stream that refuses to give more than so many bytes: what a compressed file unpacks to is not known before.
+
+    It seeks forward alone, by reading. So a member's bytes can be read at once, with the library's own reading of
+    streams in between they are copied in pieces.
+    """
 
     def __init__(self, stream: IO[bytes], limit: int) -> None:
         self._stream = stream
-        self._left = limit
+        self._limit = limit
+        self._place = 0
 
     def read(self, size: int = -1) -> bytes:
         """Read like a file; raises ItemRejectedError beyond the limit."""
         data = self._stream.read(size)
-        self._left -= len(data)
-        if self._left < 0:
+        self._place += len(data)
+        if self._place > self._limit:
             raise ItemRejectedError(Stage.SOURCE, RejectReason.FILE_TOO_LARGE, "unpacks to more than the limit")
         return data
+
+    def tell(self) -> int:
+        """Return how many bytes were read."""
+        return self._place
+
+    def seek(self, place: int) -> int:
+        """Read on to a place, or to the end where that comes first; raises ValueError for a place behind."""
+        if place < self._place:
+            raise ValueError(f"a header points back, from byte {self._place} to {place}")
+        while self._place < place and self.read(min(place - self._place, READ_BYTES)):
+            pass
+        return self._place
 
 
 def package_pmcid(path: Path) -> int:
@@ -72,7 +89,7 @@ def read_package(path: Path, limits: MediaLimits) -> Package:
     try:
         with igzip.open(path) as stream:  # type: ignore[no-untyped-call]
             capped = _Capped(stream, int(limits.max_package_mb * 1e6))
-            with tarfile.open(fileobj=capped, mode="r|", bufsize=READ_BYTES) as tar:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=capped, mode="r:") as tar:  # type: ignore[call-overload]
                 return _read_members(tar, limits)
     except UNREADABLE as error:
         if isinstance(error, ItemRejectedError):
@@ -118,8 +135,10 @@ def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo, package: Package
     if member.size > limits.max_media_mb * 1e6:
         package.too_large[name] = member.size
         return
-    stream = tar.extractfile(member)
-    data = stream.read() if stream else b""
+    stream: Any = tar.extractfile(member) if member.issparse() else tar.fileobj  # which stands where the data begin
+    data = stream.read(member.size)
+    if len(data) != member.size:
+        raise ValueError(f"the package ends inside {member.name}")
     if is_xml and package.xml is None:
         package.xml = data
     elif not is_xml:

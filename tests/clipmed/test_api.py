@@ -184,5 +184,5 @@ def test_command_line(checkpoint, image, tmp_path, capsys):
         assert saved["embeddings"].shape == (2, 16)
     main(["info", str(checkpoint)])
     assert "image size  32" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="clipmed: no image at absent.png"):
+    with pytest.raises(SystemExit, match=r"clipmed: no image at absent\.png"):
         main(["classify", "absent.png", "--labels", "a", "b", "--checkpoint", str(checkpoint)])

@@ -46,6 +46,15 @@ def test_names_of_species_and_anatomy_do_not_make_another_language_of_english(ca
     assert caption_language(caption) in {"en", ""}
 
 
+def test_a_caption_is_read_on_where_its_first_characters_do_not_tell():
+    numbers = "1.2 ± 0.3 (n = 12), p < 0.001; 95 % 1.1–1.9; 20 × 30 mm; " * 3
+    french = "Radiographie thoracique de face montrant de multiples opacités arrondies des deux champs pulmonaires. "
+    english = "Axial CT of the chest shows a nodule in the right upper lobe and an effusion on the same side. "
+    assert caption_language(numbers + french) == "fr"
+    assert caption_language(2 * english + french) == "en"
+    assert caption_language(2 * french + english) == "fr"
+
+
 def test_lone_surrogates_do_not_stop_it():
     assert caption_language("\ud800 Axial CT of the chest shows a nodule in the right lobe") == "en"
 

@@ -114,6 +114,10 @@ def test_a_hole_in_the_letters_lowers_the_confidence():
     assert max(part.confidence for part in holed) < min(part.confidence for part in whole)
 
 
+def test_a_marker_with_nothing_to_mark_makes_no_part():
+    assert SPLITTER.split(" (A) . 0 (B) ") == []
+
+
 _TEXT = st.text(alphabet="abcdefgh MRICT0123456789.,;:()-–\n", max_size=60)
 
 

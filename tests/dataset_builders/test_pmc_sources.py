@@ -151,6 +151,21 @@ def test_a_damaged_header_is_not_taken_for_the_end(tmp_path: Path):
     assert reason(whole) == RejectReason.PACKAGE_UNREADABLE
 
 
+@pytest.mark.parametrize("kept", [300, 1400])
+def test_a_tar_that_ends_inside_a_member_is_unreadable_though_its_compression_is_whole(tmp_path: Path, kept: int):
+    path = package(tmp_path / "PMC1.tar.gz", {"PMC1/a.pdf": b"x" * 400, "PMC1/b.jpg": b"x" * 700})
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[: 512 + kept]))
+    assert reason(path) == RejectReason.PACKAGE_UNREADABLE
+
+
+def test_a_header_that_points_back_is_unreadable(tmp_path: Path):
+    path = tmp_path / "PMC1.tar.gz"
+    header = tarfile.TarInfo("PMC1/a.pdf")
+    header.size = -2048
+    path.write_bytes(gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + bytes(4096)))
+    assert reason(path) == RejectReason.PACKAGE_UNREADABLE
+
+
 def test_package_bombs_stop_at_the_limit(tmp_path: Path):
     path = package(tmp_path / "PMC1.tar.gz", {"PMC1/big.pdf": bytes(5_000_000)})
     assert reason(path, MediaLimits(max_package_mb=1)) == RejectReason.FILE_TOO_LARGE

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from clipmed.pixels import PixelConfig
 from clipmed.towers import TwoTower
 from train.config import GradCacheConfig, LossConfig
 from train.dataset import Batch
@@ -43,7 +44,8 @@ def small_two_tower(dtype: torch.dtype = torch.float64) -> TwoTower:
     torch.manual_seed(0)
     return TwoTower(
         model=SmallModel().to(dtype).train(), tokenizer=lambda texts: torch.zeros(len(texts), 3, dtype=torch.int64),
-        image_size=SIDE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), context_length=3, model_cfg={},
+        pixels=PixelConfig(size=(SIDE, SIDE), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)),
+        context_length=3, model_cfg={},
     )  # fmt: skip
 
 

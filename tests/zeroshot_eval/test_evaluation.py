@@ -14,8 +14,9 @@ import yaml
 from clipmed.checkpoints import load_checkpoint, save_checkpoint
 from clipmed.errors import ClipmedError, ConfigError, DataError
 from clipmed.jobs import JobsConfig
+from clipmed.pixels import eval_pixels
 from clipmed.towers import ModelConfig, build_two_tower
-from clipmed.zeroshot import class_embeddings, embed_images, eval_pixels
+from clipmed.zeroshot import class_embeddings, embed_images
 from shards.reader import ShardSet
 from tests.shards.servers import http_server
 from tests.zeroshot_eval.conftest import coloured_square
@@ -66,7 +67,7 @@ def test_accuracy_is_that_of_the_library_image_by_image(evaluation: Evaluation, 
     for row in opened.rows("test"):
         labels = opened.labels(row)
         if "tiles_colour" in labels:
-            pixels = eval_pixels(opened.image_bytes(row), two_tower.image_size, two_tower.mean, two_tower.std)
+            pixels = eval_pixels(opened.image_bytes(row), two_tower.pixels)
             cosines = embed_images(two_tower, pixels[None]).numpy() @ classifier.T
             hits.append(names[int(cosines.argmax())] == labels["tiles_colour"][0])
     [row] = rows_of(evaluation, task="tiles", metric="accuracy")

@@ -1,0 +1,57 @@
+"""Write a checkpoint in the format of another library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from clipmed.commands.output import print_facts, print_json
+from clipmed.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Write a checkpoint as a folder for Hugging Face transformers, or as ONNX graphs of both towers.
+
+    The folder's embeddings are compared with the checkpoint's first; one that differs is not written. OpenCLIP itself
+    needs no export: open_clip.create_model_from_pretrained("local-dir:FOLDER") loads a checkpoint as it is.
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    """folder, hf-hub:org/name[@revision], OpenCLIP's MODEL:TAG, or the URL of a folder"""
+    format: Literal["transformers", "onnx"]
+    """transformers: AutoModel and AutoProcessor load it, without code of its own; onnx: needs clipmed[onnx]"""
+    out: Path
+    """the folder to write; one that is there already is replaced"""
+    half: bool = False
+    """onnx only: store weights in float16, for half the size; results change by about 1e-4"""
+    json: bool = False
+    """print the report as JSON"""
+
+    def __post_init__(self) -> None:
+        if self.half and self.format != "onnx":
+            raise ConfigError("half: only ONNX graphs are stored in float16; drop --half or give --format onnx")
+
+
+def run(command: Command) -> None:
+    """Write the folder and print the report."""
+    from clipmed.checkpoints import checkpoint_digest, checkpoint_folder, load_checkpoint
+    from clipmed.exporting.onnx_export import export_onnx
+    from clipmed.exporting.transformers_export import export_transformers
+
+    two_tower = load_checkpoint(command.checkpoint)
+    source = {
+        "checkpoint": command.checkpoint,
+        "checkpoint_digest": checkpoint_digest(checkpoint_folder(command.checkpoint)),
+    }
+    if command.format == "onnx":
+        report = export_onnx(two_tower, command.out, source, half=command.half)
+    else:
+        report = export_transformers(two_tower, command.out, source)
+    if command.json:
+        print_json(report)
+    else:
+        print_facts({"folder": command.out, **report})
