@@ -79,13 +79,12 @@ def world(shared: Path, own: Path) -> Iterator[World]:
         bucket_server(NUM_ARTICLES) as bucket,
         llm_server(_answer) as llm,
         hub_server(hub) as hub_address,
-        programs(own, {"HF_ENDPOINT": hub_address.url, "HF_HUB_OFFLINE": "0"}) as binaries,
+        programs(own, hub_variables(own, hub_address.url)) as binaries,
     ):
         environment = {
+            **hub_variables(own, hub_address.url),
             "PATH": f"{binaries}:/usr/bin:/bin",
             "HOME": str(own),
-            "HF_HOME": str(own / "huggingface"),
-            "HF_ENDPOINT": hub_address.url,
             "CLIPMED_CACHE": str(own / "cache"),
             "NO_ALBUMENTATIONS_UPDATE": "1",
             "OMP_NUM_THREADS": "1",
@@ -100,6 +99,11 @@ def world(shared: Path, own: Path) -> Iterator[World]:
                 _build(made, hub)
                 (shared / "built").touch()
         yield made
+
+
+def hub_variables(own: Path, address: str) -> dict[str, str]:
+    """What makes the stand-in the hub; all of it is read when huggingface_hub is imported."""
+    return {"HF_HOME": str(own / "huggingface"), "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}
 
 
 def _build(made: World, hub: Path) -> None:
