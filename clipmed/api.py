@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipmed.checkpoints import checkpoint_digest, checkpoint_folder, load_checkpoint
+from clipmed.checkpoints import checkpoint_digest, load_checkpoint
 from clipmed.deferral import import_open_clip
 from clipmed.devices import AUTO, DType, check_dtype, resolve_device
 from clipmed.errors import ClipmedError
+from clipmed.hub import fetch
 from clipmed.inputs import SkippedImage, image_list, open_image
 from clipmed.inputs.batches import batches
 from clipmed.labels import DEFAULT_TEMPLATES, label_prompts
@@ -347,7 +348,7 @@ def load(  # noqa: PLR0913 (what a user may want to say of a model, in one call)
 
     check_dtype(dtype)
     place = resolve_device(device)
-    folder = checkpoint_folder(location)
+    folder = fetch(location, revision=revision, sha256=sha256, offline=offline)
     calibration = read_calibration(folder) if calibrated else None
     import_open_clip()
     two_tower = load_checkpoint(folder, str(place))

@@ -1,31 +1,48 @@
 """Checkpoints in OpenCLIP's folder format: saved whole, loaded strictly, never unpickled.
 
-open_clip_config.json        {"model_cfg": …, "preprocess_cfg": …}
-open_clip_model.safetensors  weights
-tokenizer.json …             of a Hugging Face text tower, with its config.json
-README.md                    model card
+`clipmed.checkpoint_files` says which files a folder holds.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipmed.checkpoint_files import (
+    CARD_FILE,
+    CONFIG_FILE,
+    SMALL_FILES,
+    SUMS_FILE,
+    WEIGHTS_FILE,
+    check_sums,
+    checkpoint_digest,
+    write_sums,
+)
 from clipmed.errors import CheckpointError
-from clipmed.files import atomic_folder, sha256_file, write_json, write_text
+from clipmed.files import atomic_folder, write_json, write_text
+from clipmed.hub import HUB_PREFIX, fetch, fetch_snapshot
 
 if TYPE_CHECKING:
     import torch
 
     from clipmed.towers import TwoTower
 
-CONFIG_FILE = "open_clip_config.json"
-WEIGHTS_FILE = "open_clip_model.safetensors"
-HUB_PREFIX = "hf-hub:"
-SMALL_FILES = ("*.json", "*.txt", "*.model", "README.md")  # configs, tokenizer, card
+__all__ = [
+    "CARD_FILE",
+    "CONFIG_FILE",
+    "HUB_PREFIX",
+    "SMALL_FILES",
+    "SUMS_FILE",
+    "WEIGHTS_FILE",
+    "checkpoint_digest",
+    "checkpoint_folder",
+    "fetch_snapshot",
+    "load_checkpoint",
+    "load_weights",
+    "read_config",
+    "save_checkpoint",
+]
 
 
 def save_checkpoint(folder: Path, two_tower: TwoTower, card: str) -> None:
@@ -40,7 +57,8 @@ def save_checkpoint(folder: Path, two_tower: TwoTower, card: str) -> None:
         save_file(state, partial / WEIGHTS_FILE, metadata={"format": "pt"})
         _save_tokenizer(two_tower, partial)
         write_json(partial / CONFIG_FILE, _config(two_tower))
-        write_text(partial / "README.md", card)
+        write_text(partial / CARD_FILE, card)
+        write_sums(partial)
 
 
 def load_checkpoint(location: str | Path, device: str = "cpu") -> TwoTower:
@@ -53,6 +71,7 @@ def load_checkpoint(location: str | Path, device: str = "cpu") -> TwoTower:
 
     folder = checkpoint_folder(location)
     config = read_config(folder)
+    check_sums(folder)
     two_tower = assemble(config["model_cfg"], preprocess_cfg=config.get("preprocess_cfg"), folder=folder)
     load_weights(two_tower.model, folder)
     two_tower.model.to(device).eval()
@@ -60,33 +79,8 @@ def load_checkpoint(location: str | Path, device: str = "cpu") -> TwoTower:
 
 
 def checkpoint_folder(location: str | Path) -> Path:
-    """Return the folder of a checkpoint; one of the hub is downloaded, or found in the cache, first."""
-    if not str(location).startswith(HUB_PREFIX):
-        return Path(location)
-    return fetch_snapshot(str(location), (*SMALL_FILES, WEIGHTS_FILE))
-
-
-def fetch_snapshot(location: str, wanted: Sequence[str]) -> Path:
-    """Download, or find in the cache, files of a hub repository; return the folder that holds those that there are.
-
-    Args:
-        location: `hf-hub:org/name`, or with a branch, tag or commit `hf-hub:org/name@revision`.
-        wanted: names or patterns of files.
-
-    Raises:
-        CheckpointError: no such repository, no network and nothing in the cache, or no permission.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    repository, _, revision = location.removeprefix(HUB_PREFIX).partition("@")
-    try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(wanted)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
-        raise CheckpointError(
-            f"cannot fetch {location}: {error}; check the name (hf-hub:org/name or hf-hub:org/name@revision), the "
-            "network, and for a private one HF_TOKEN"
-        ) from error
+    """Return the folder of a checkpoint; one that lies elsewhere is downloaded, or found in the cache, first."""
+    return fetch(location)
 
 
 def load_weights(model: torch.nn.Module, folder: Path) -> None:
@@ -114,17 +108,6 @@ def load_weights(model: torch.nn.Module, folder: Path) -> None:
         state = convert_to_custom_text_state_dict(state)
     _check_state(wanted, state, path)
     model.load_state_dict(state)
-
-
-def checkpoint_digest(folder: Path, file_digest: Callable[[Path], str] = sha256_file) -> str:
-    """Return a hex SHA-256 over the checkpoint's config and weights: the same digest means the same embeddings.
-
-    Args:
-        folder: the checkpoint's.
-        file_digest: returns a file's hex SHA-256, perhaps from memory.
-    """
-    parts = [file_digest(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -22,16 +22,27 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tqdm import tqdm
 
-from clipmed.checkpoints import WEIGHTS_FILE, checkpoint_digest, checkpoint_folder, read_config
+from clipmed.checkpoint_files import (
+    CALIBRATION_FILE,
+    CARD_FILE,
+    MERGE_FILE,
+    SUMS_FILE,
+    WEIGHTS_FILE,
+    check_sums,
+    checkpoint_digest,
+    write_sums,
+)
+from clipmed.checkpoints import read_config
 from clipmed.errors import CheckpointError, ConfigError
 from clipmed.files import atomic_folder, sha256_file, write_json, write_text
+from clipmed.hub import fetch
 
 if TYPE_CHECKING:
     import torch
 
-MERGE_FILE = "merge.json"
 MERGE_VERSION = 1
-CARD_FILE = "README.md"
+# What is not taken over from the last parent: it is made anew, or is not of the mean.
+NOT_COPIED = frozenset({WEIGHTS_FILE, CARD_FILE, MERGE_FILE, SUMS_FILE, CALIBRATION_FILE})
 VOCABULARY_FILES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model")
 SHOWN_AFTER_S = 2.0
 
@@ -104,22 +115,25 @@ def soup(locations: Sequence[str | Path], out: Path, weights: Sequence[float] | 
 
 
 def _merge(locations: Sequence[str | Path], weights: Sequence[float], out: Path, method: str) -> Path:
-    folders = [checkpoint_folder(location) for location in locations]
+    folders = [fetch(location) for location in locations]
     _check_out(out, folders)
     headers = _matching_headers(folders)
+    for folder in folders:
+        check_sums(folder)
     parents = [
         Parent(location=str(location), digest=checkpoint_digest(folder), weight=weight)
         for location, folder, weight in zip(locations, folders, weights, strict=True)
     ]
     with atomic_folder(out) as partial:
         for path in sorted(folders[-1].iterdir()):
-            if path.is_file() and path.name not in {WEIGHTS_FILE, CARD_FILE, MERGE_FILE}:
+            if path.is_file() and path.name not in NOT_COPIED:
                 shutil.copyfile(path, partial / path.name)
         with (partial / WEIGHTS_FILE).open("wb") as stream:
             _write_mean(stream, headers, [folder / WEIGHTS_FILE for folder in folders], weights)
         record = {"schema_version": MERGE_VERSION, "method": method, "parents": [asdict(parent) for parent in parents]}
         write_json(partial / MERGE_FILE, record)
         write_text(partial / CARD_FILE, _card(method, parents, folders))
+        write_sums(partial)
     return out
 
 

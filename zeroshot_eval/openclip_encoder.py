@@ -14,16 +14,16 @@ from clipmed.checkpoints import (
     HUB_PREFIX,
     WEIGHTS_FILE,
     checkpoint_digest,
-    checkpoint_folder,
+    fetch_snapshot,
     load_weights,
     read_config,
 )
-from clipmed.configuration import nearest
 from clipmed.deferral import import_open_clip
 from clipmed.devices import DType
-from clipmed.errors import CheckpointError, ConfigError
+from clipmed.errors import CheckpointError
+from clipmed.hub.openclip_tags import tag_config
 from clipmed.pixels import PixelConfig, image_pixels, pixel_config
-from clipmed.towers import assemble, model_config
+from clipmed.towers import assemble
 from zeroshot_eval.encoder_protocol import EncoderFacts, LoadedEncoder
 from zeroshot_eval.weight_files import digest_of, file_digest, read_scalar
 
@@ -105,24 +105,8 @@ def tag_source(model: str, tag: str) -> OpenClipSource:
         ConfigError: no such model or tag, or one without a repository on the Hugging Face hub.
         CheckpointError: the weights cannot be fetched, or are pickles only.
     """
-    import open_clip
-
-    model_cfg = model_config(model)
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    if tag not in tags:
-        raise ConfigError(
-            f"OpenCLIP's model {model!r} has no weights {tag!r}{nearest(tag, tags)} "
-            f"Allowed: {', '.join(tags) or 'none'}"
-        )
-    listed = open_clip.get_pretrained_cfg(model, tag)
-    repository = str(listed.get("hf_hub", "")).removesuffix("/")
-    if repository.count("/") != 1:
-        raise ConfigError(
-            f"{model}:{tag} has no repository of its own on the hub (OpenCLIP lists "
-            f"{listed.get('hf_hub') or listed.get('url')!r}); fetch it, convert it to safetensors, and give the folder"
-        )
-    config = {"model_cfg": model_cfg | {"quick_gelu": bool(listed.get("quick_gelu"))}, "preprocess_cfg": listed}
-    folder = checkpoint_folder(f"{HUB_PREFIX}{repository}")
+    config, repository = tag_config(model, tag)
+    folder = fetch_snapshot(f"{HUB_PREFIX}{repository}", (WEIGHTS_FILE,))
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise CheckpointError(f"{model}:{tag}: {repository} has no {WEIGHTS_FILE}; pickled weights are not read")

@@ -218,7 +218,7 @@ def _readme(report: Mapping[str, Any], two_tower: TwoTower) -> str:
     )
     notes = [] if is_clip(two_tower) else [_DUAL_NOTE]
     notes += [] if getattr(two_tower.model, "logit_bias", None) is None else [_BIAS_NOTE]
-    return "\n".join([text, *notes])
+    return "".join([text, *notes])
 
 
 _README = """---
@@ -247,8 +247,10 @@ Of the same pixels, embeddings differ from the checkpoint's by at most {differs}
 {pixels} grey levels of 255 on average; the lowest cosine between an embedding of those and the checkpoint's is {cosine}
 (export.json).
 """
-_DUAL_NOTE = """The text tower's pooler is not a pooler as trained: with a layer more than was trained, where the checkpoint projects
-texts by two matrices, it holds that projection. Use `get_text_features`, in float32 or bfloat16.
+_DUAL_NOTE = """
+The text tower's pooler holds the projection, and so does its last layer where the checkpoint projects texts by two
+matrices: neither is as trained. Use `get_text_features`, in float32 or bfloat16.
 """
-_BIAS_NOTE = """The checkpoint's `logit_bias` is in config.json; transformers does not add it to the logits.
+_BIAS_NOTE = """
+The checkpoint's `logit_bias` is in config.json; transformers does not add it to the logits.
 """

@@ -7,18 +7,20 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, get_args
 
 import clipmed
+from clipmed.configuration import nearest
 from clipmed.errors import ConfigError, DataError
 from clipmed.extras import require
 from clipmed.files import atomic_folder, sha256_file
 from clipmed.search import layout
 from clipmed.search.captions import match_captions
+from clipmed.search.choices import DType, KindChoice
 from clipmed.search.clustering import Clustering, choose_clusters, is_large
 from clipmed.search.embedding import embed_files, stamp_of
 from clipmed.search.index import SearchIndex
-from clipmed.search.layout import DType, IndexFacts
+from clipmed.search.layout import IndexFacts
 from clipmed.search.parts import joined, parts_folder, write_part
 from clipmed.search.rows import FileStamp, Reject, Row
 from clipmed.search.stock import Place, Stock
@@ -34,7 +36,7 @@ PART_FILES = 1024  # what a killed run loses at most
 class IndexConfig:
     """How an index is built."""
 
-    kind: Literal["auto", "exact", "clustered"] = "auto"
+    kind: KindChoice = "auto"
     """exact compares a query with every image; clustered with those of the nearest clusters; auto is exact up to some
     100 000 images"""
     dtype: DType = "float32"
@@ -47,7 +49,9 @@ class IndexConfig:
     """share of the ten nearest images that a clustered index must find"""
 
     def __post_init__(self) -> None:
-        layout.check_kind(self.kind)
+        for name, allowed in (("kind", get_args(KindChoice)), ("dtype", get_args(DType))):
+            if (got := getattr(self, name)) not in allowed:
+                raise ConfigError(f"{name}: got {got!r}; allowed: {', '.join(allowed)}{nearest(str(got), allowed)}")
         if self.batch_size < 1:
             raise ConfigError(f"batch_size: got {self.batch_size}; allowed: 1 or more")
         if not 0 < self.recall <= 1:

@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import clipmed
+from clipmed.checkpoint_files import CALIBRATION_FILE, read_sums, write_sums
 from clipmed.checkpoints import CONFIG_FILE, WEIGHTS_FILE, checkpoint_digest, save_checkpoint
 from clipmed.errors import CheckpointError, ConfigError
+from clipmed.files import sha256_file
 from clipmed.merging import interpolate, soup
 from clipmed.towers import ModelConfig, build_two_tower
 
@@ -50,6 +52,7 @@ def weights(folder):
 
 def change(folder, **tensors):
     save_file(weights(folder) | tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_sums(folder)
 
 
 @pytest.mark.parametrize(("alpha", "same"), [(0.0, 0), (1.0, 1)])
@@ -108,8 +111,12 @@ def test_the_result_is_a_checkpoint_that_names_its_parents(parents, tmp_path):
         state = weights(parent)
         del state["rounds"]
         save_file(state, parent / WEIGHTS_FILE, metadata={"format": "pt"})
+        write_sums(parent)
+        (parent / CALIBRATION_FILE).write_text("{}")
     out = soup(parents[:2], tmp_path / "merged", weights=[0.75, 0.25])
     assert clipmed.load(out).embed_texts(["a lung"]).shape == (1, 16)
+    assert not (out / CALIBRATION_FILE).exists()
+    assert read_sums(out)[WEIGHTS_FILE] == sha256_file(out / WEIGHTS_FILE)
     record = json.loads((out / "merge.json").read_text())
     assert record["method"] == "soup"
     assert record["parents"] == [

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from clipmed.checkpoints import CONFIG_FILE, WEIGHTS_FILE
+from tests.hub_server import serve
 from tests.zeroshot_eval import tiny_models
-from tests.zeroshot_eval.hub_server import serve
 from tests.zeroshot_eval.tiny_models import noise_image, png
 from zeroshot_eval.encoders import open_encoder
 

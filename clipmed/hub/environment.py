@@ -1,0 +1,59 @@
+"""What huggingface_hub says of this machine: its folders, its endpoint, its token, offline mode, and its locks.
+
+$HF_HOME, $HF_HUB_CACHE, $HF_ENDPOINT, $HF_TOKEN and $HF_HUB_OFFLINE are read when huggingface_hub is imported.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+
+def endpoint() -> str:
+    """Return the hub's address without a slash at its end."""
+    from huggingface_hub import constants
+
+    return str(constants.ENDPOINT).rstrip("/")
+
+
+def hub_cache() -> Path:
+    """Return the folder of the hub's cache."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def own_cache(kind: str) -> Path:
+    """Return the folder of what the hub's cache has no place for."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME) / "clipmed" / kind
+
+
+def is_offline(offline: bool | None) -> bool:
+    """Whether the network is not to be used: as asked, or as the environment says."""
+    from huggingface_hub import constants
+
+    return bool(constants.is_offline_mode()) if offline is None else offline
+
+
+def hub_headers() -> dict[str, str]:
+    """Return the headers of a request to the hub: who asks, and the user's token where there is one."""
+    from huggingface_hub import utils
+
+    made: dict[str, str] = _member(utils, "build_hf_headers")(library_name="clipmed")
+    return made
+
+
+def locked(path: Path) -> AbstractContextManager[Any]:
+    """Return a lock that one process holds at a time, on disks that know locks."""
+    from huggingface_hub import utils
+
+    lock: AbstractContextManager[Any] = _member(utils, "WeakFileLock")(path)
+    return lock
+
+
+def _member(module: Any, name: str) -> Any:
+    """Return a documented name that the module's types do not export."""
+    return getattr(module, name)

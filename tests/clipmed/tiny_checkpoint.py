@@ -1,0 +1,28 @@
+"""A checkpoint small enough for a test, with OpenCLIP's own towers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from clipmed.checkpoints import save_checkpoint
+from clipmed.towers import ModelConfig, build_two_tower
+
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+CARD = "# A card\n"
+
+
+def save_tiny(folder: Path, seed: int = 0, card: str = CARD, config: dict = TINY) -> Path:
+    """Write a checkpoint with random weights to a folder; return it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.parent / f"{folder.name}-config.json"
+    path.write_text(json.dumps(config))
+    torch.manual_seed(seed)
+    save_checkpoint(folder, build_two_tower(ModelConfig(config=str(path))), card)
+    return folder
