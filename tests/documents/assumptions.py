@@ -47,6 +47,12 @@ echo path,caption > my_captions.csv
 for image in my_images/*/*; do echo $image,An image >> my_captions.csv; done
 cp $(ls my_images/*/* | head -1) query.png
 """
+VALIDATION = """
+for label in "no abnormality" pneumonia; do
+  mkdir -p "my_validation/$label"
+  for image in real/images/fundus_eye4/*/*; do cp $image "my_validation/$label/$(echo $image | tr / _)"; done
+done
+"""
 MIXED = """
 for part in ct mri; do
   python -m dataset_builders captions make build/demo/spools/phantom_$part --store captions.sqlite \
@@ -97,6 +103,9 @@ PAGES: dict[str, Assumed] = {
         before="ln -s build/demo/spools spools\ncp -r real/images/cxr_pneumonia my_test_set"
     ),
     "docs/how-to/train-slurm.md": Assumed(before="cp -r build/demo/set build/"),
+    "docs/how-to/calibrate.md": Assumed(before=TRAINED + VALIDATION),
+    "docs/how-to/merge.md": Assumed(before=TRAINED),
+    "docs/how-to/publish.md": Assumed(before="export HF_TOKEN=hf_any\ncp -r build/demo/run build/demo/scores build/"),
     "docs/how-to/export.md": Assumed(before=TRAINED),
     "docs/how-to/offline.md": Assumed(before=TRAINED, words={"/shared": "shared"}),
     "docs/how-to/search.md": Assumed(before=TRAINED + CAPTIONED),
