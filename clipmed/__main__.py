@@ -8,7 +8,7 @@ from types import ModuleType
 
 import tyro
 
-from clipmed.commands import calibrate, classify, embed, export, index, info, search
+from clipmed.commands import calibrate, classify, embed, export, index, info, search, serve
 from clipmed.errors import ClipmedError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -19,6 +19,7 @@ COMMANDS: dict[str, ModuleType] = {
     "index": index,
     "info": info,
     "search": search,
+    "serve": serve,
 }
 
 

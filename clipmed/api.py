@@ -365,7 +365,7 @@ def load(  # noqa: PLR0913 (what a user may want to say of a model, in one call)
     folder = fetch(location, revision=revision, sha256=sha256, offline=offline)
     calibration = read_calibration(folder) if calibrated else None
     import_open_clip()
-    two_tower = load_checkpoint(folder, str(place))
+    two_tower = load_checkpoint(folder, str(place), offline=offline)
     model = ClipModel(
         two_tower, location=str(location), folder=folder, dtype=dtype, compiled=compile, calibration=calibration
     )

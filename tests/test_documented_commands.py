@@ -101,7 +101,9 @@ WHOLE = [command for command in INLINE if "--" in command or command.startswith(
 @pytest.mark.slow
 def test_commands_in_running_text_are_parsed(made: World, tmp_path: Path) -> None:
     made.copy(tmp_path / "world")
-    script = "\n".join(["export DOCUMENTS_ONLY_PARSED=yes", *(replaced(command, WORDS) for command in WHOLE)])
+    script = "\n".join(
+        ["export DOCUMENTS_ONLY_PARSED=yes CLIPMED_CHECKPOINT=model", *(replaced(command, WORDS) for command in WHOLE)]
+    )
     done = made.run(script, tmp_path / "world", tmp_path / "commands.jsonl")
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "commands.jsonl").read_text().splitlines()) == len(WHOLE)
