@@ -8,7 +8,7 @@ from types import ModuleType
 
 import tyro
 
-from clipmed.commands import classify, embed, export, index, info, search
+from clipmed.commands import classify, embed, export, index, info, merge, pull, push, search
 from clipmed.errors import ClipmedError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -17,6 +17,9 @@ COMMANDS: dict[str, ModuleType] = {
     "export": export,
     "index": index,
     "info": info,
+    "merge": merge,
+    "pull": pull,
+    "push": push,
     "search": search,
 }
 
