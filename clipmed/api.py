@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipmed.checkpoints import checkpoint_digest, load_checkpoint
-from clipmed.devices import AUTO, DType, check_dtype, resolve_device
-from clipmed.errors import ClipmedError, ImageError
+from clipmed.deferral import import_open_clip
+from clipmed.devices import AUTO, DType, check_dtype, compiler_errors, resolve_device
+from clipmed.errors import CheckpointError, ClipmedError
 from clipmed.hub import fetch
-from clipmed.inputs import SkippedImage, image_list, open_image, shown
+from clipmed.inputs import SkippedImage, image_list, open_image
+from clipmed.inputs.batches import batches
+from clipmed.labels import DEFAULT_TEMPLATES, label_prompts
 from clipmed.pixels import image_pixels
 from clipmed.zeroshot import class_rows
 
@@ -22,12 +25,15 @@ if TYPE_CHECKING:
 
     import torch
 
+    from clipmed.calibration import Calibration
     from clipmed.inputs import ImageLike
     from clipmed.search import Hit, SearchIndex
     from clipmed.towers import TwoTower
 
-DEFAULT_TEMPLATES = ("{}", "a medical image showing {}", "an image of {}")
 TEXT_BATCH = 256
+_UNIT_ERROR = 1e-3  # of the length of an embedding
+
+__all__ = ["DEFAULT_TEMPLATES", "Classification", "ClipModel", "load"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +63,19 @@ class ClipModel:
         folder: Path | None = None,
         dtype: DType = "float32",
         compiled: bool = False,
+        calibration: Calibration | None = None,
     ) -> None:
         model: Any = two_tower.model
         self.two_tower = two_tower
         self.location = location
         """where it was loaded from, as given"""
         self.dtype = dtype
-        self.calibration = None
+        self.calibration = calibration
+        """what its probabilities are scaled by; None: by the scale that training left"""
         self._folder = folder
         self._encode_image, self._encode_text = model.encode_image, model.encode_text
+        self.compiled = compiled
+        """whether the towers run through torch.compile"""
         if compiled:
             import torch
 
@@ -127,7 +137,7 @@ class ClipModel:
 
     def embed_batches(
         self,
-        images: Sequence[ImageLike],
+        images: Iterable[ImageLike],
         batch_size: int = 64,
         *,
         skipped: list[SkippedImage] | None = None,
@@ -140,26 +150,20 @@ class ClipModel:
 
         if batch_size < 1:
             raise ClipmedError(f"batch_size: got {batch_size}; allowed: 1 or more")
-        for start in range(0, len(images), batch_size):
-            positions, pixels = [], []
-            for position, image in enumerate(images[start : start + batch_size], start):
-                try:
-                    pixels.append(self._pixels(image))
-                    positions.append(position)
-                except ImageError as error:
-                    if skipped is None:
-                        raise
-                    skipped.append(SkippedImage(position, shown(image), str(error)))
-            if positions:
-                yield positions, self._unit(self._encode_image, torch.stack(pixels))
-
-    def embed_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return unit-length embeddings, float32 on the CPU of shape (N, D), of stacked `pixels` (N, 3, H, W)."""
-        return self._unit(self._encode_image, pixels)
+        for positions, pixels in batches(images, self.pixels, batch_size, skipped):
+            yield positions, self.embed_pixels(torch.stack(pixels))
 
     def pixels(self, image: ImageLike) -> torch.Tensor:
-        """Return an image as the image tower takes it, float32 of shape (3, H, W); many threads may do so at once."""
-        return self._pixels(image)
+        """Return what the image tower takes of an image, float32 of shape (3, H, W); safe in several threads.
+
+        Raises:
+            ClipmedError: an image that cannot be used.
+        """
+        return image_pixels(open_image(image), self.two_tower.pixels)
+
+    def embed_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return unit-length embeddings, float32 on the CPU of shape (N, D), of N stacked `pixels`, (N, 3, H, W)."""
+        return self._unit(self._encode_image, pixels)
 
     def embed_texts(self, texts: str | Iterable[str], batch_size: int = TEXT_BATCH) -> torch.Tensor:
         """Return unit-length embeddings of texts, float32 on the CPU of shape (N, D).
@@ -174,8 +178,8 @@ class ClipModel:
             raise ClipmedError(f"texts: got {many[:3]!r}; allowed: one text or a list of one or more")
         tokenizer = self.two_tower.tokenizer
         starts = range(0, len(many), batch_size)
-        batches = (tokenizer(many[start : start + batch_size]) for start in starts)
-        return torch.cat([self._unit(self._encode_text, tokens) for tokens in batches])
+        tokens = (tokenizer(many[start : start + batch_size]) for start in starts)
+        return torch.cat([self._unit(self._encode_text, batch) for batch in tokens])
 
     def classify(
         self,
@@ -194,7 +198,7 @@ class ClipModel:
             ClipmedError: fewer than two labels, a label twice, an empty prompt, a template without `{}`, or an image
                 that cannot be used.
         """
-        prompts = _prompts(labels, templates)
+        prompts = label_prompts(labels, templates)
         return self.classify_embeddings(self.embed_images(images), prompts)
 
     def classify_embeddings(
@@ -204,18 +208,95 @@ class ClipModel:
         templates: Sequence[str] = DEFAULT_TEMPLATES,
     ) -> list[Classification]:
         """Return the same as `classify` for images that are embedded already, shape (N, D)."""
-        prompts = _prompts(labels, templates)
+        prompts = label_prompts(labels, templates)
         cosines = embeddings @ self.class_embeddings(prompts).T
-        model: Any = self.two_tower.model
-        scale = float(model.logit_scale.detach().exp())
-        probabilities = (cosines * scale).softmax(dim=-1).tolist()
+        probabilities = (cosines * self.logit_scale).softmax(dim=-1).tolist()
         return [
-            Classification(dict(zip(prompts, row, strict=True)), dict(zip(prompts, own, strict=True)), False)
+            Classification(
+                dict(zip(prompts, row, strict=True)), dict(zip(prompts, own, strict=True)), self.calibration is not None
+            )
             for row, own in zip(probabilities, cosines.tolist(), strict=True)
         ]
 
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by before the softmax: the fitted scale, or the one that training left."""
+        model: Any = self.two_tower.model
+        return self.calibration.logit_scale if self.calibration else float(model.logit_scale.detach().exp())
+
+    def calibrate(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        truths: Sequence[str],
+        labels: Sequence[str] | Mapping[str, Sequence[str]],
+        templates: Sequence[str] = DEFAULT_TEMPLATES,
+        *,
+        groups: Sequence[str] | None = None,
+    ) -> Calibration:
+        """Fit the temperature of this model on images with known labels; see `clipmed.calibration`.
+
+        `calibration.save(folder)` keeps it for `clipmed.load`; `model.calibration = calibration` uses it at once.
+
+        Args:
+            images: 20 or more, as for `embed_images`; not those that a score is computed on.
+            truths: the label of each image.
+            labels: all labels, as for `classify`.
+            templates: as for `classify`.
+            groups: the patient or study of each image, if several images share one.
+
+        Raises:
+            ClipmedError: too few images, a truth that is no label, or what `classify` raises.
+        """
+        many = image_list(images)
+        if len(truths) != len(many) or (groups is not None and len(groups) != len(many)):
+            raise ClipmedError(
+                f"calibrate: got {len(many)} images, {len(truths)} truths"
+                f"{'' if groups is None else f' and {len(groups)} groups'}; allowed: one for each image"
+            )
+        return self.calibrate_embeddings(
+            self.embed_images(many), truths, label_prompts(labels, templates), groups=groups
+        )
+
+    def calibrate_embeddings(
+        self,
+        embeddings: torch.Tensor,
+        truths: Sequence[str],
+        prompts: Mapping[str, Sequence[str]],
+        *,
+        groups: Sequence[str] | None = None,
+    ) -> Calibration:
+        """Return the same as `calibrate` for images that are embedded already, shape (N, D)."""
+        import numpy as np
+
+        from clipmed.calibration import Answers, calibrate
+
+        unknown = sorted({repr(truth) for truth in truths if truth not in prompts})
+        if unknown:
+            raise ClipmedError(f"calibrate: got the truth {unknown[0]}; allowed: {', '.join(map(repr, prompts))}")
+        names = list(prompts)
+        answers = Answers(
+            cosines=(embeddings @ self.class_embeddings(prompts).T).numpy(),
+            targets=np.array([names.index(truth) for truth in truths], dtype=np.int64),
+            groups=list(groups) if groups is not None else [str(number) for number in range(len(truths))],
+        )
+        model: Any = self.two_tower.model
+        return calibrate(answers, names, float(model.logit_scale.detach().exp()), self.digest)
+
     def class_embeddings(self, prompts: Mapping[str, Sequence[str]]) -> torch.Tensor:
-        """Return one unit-length row a label, shape (C, D): the mean of its prompts; see `zeroshot.class_rows`."""
+        """Return one unit-length row a label, shape (C, D): the mean of its prompts; see `zeroshot.class_rows`.
+
+        Raises:
+            ClipmedError: two labels whose prompts are the same tokens to this model.
+        """
+        seen: dict[tuple[tuple[int, ...], ...], str] = {}
+        for name, texts in prompts.items():
+            rows = sorted({tuple(row) for row in self.two_tower.tokenizer(list(texts)).tolist()})
+            other = seen.setdefault(tuple(rows), name)
+            if other != name:
+                raise ClipmedError(
+                    f"labels {other!r} and {name!r} are the same to this model, which reads the first "
+                    f"{self.two_tower.context_length} tokens of words that it knows; say them in other words"
+                )
         return class_rows(prompts, self.embed_texts)
 
     def search(self, query: ImageLike, index: SearchIndex, k: int = 10) -> list[Hit]:
@@ -230,9 +311,6 @@ class ClipModel:
         rows = self.embed_texts(query) if isinstance(query, str) else self.embed_images(query)
         return index.search(rows, k)[0]
 
-    def _pixels(self, image: ImageLike) -> torch.Tensor:
-        return image_pixels(open_image(image), self.two_tower.pixels)
-
     def _unit(self, encode: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
         """Return unit-length features of a batch, float32 on the CPU. Weights stay as they were saved."""
         import torch
@@ -240,9 +318,15 @@ class ClipModel:
         device = self.device
         narrow = self.dtype != "float32"
         mixed = torch.autocast(device.type, getattr(torch, self.dtype)) if narrow else contextlib.nullcontext()
-        with torch.no_grad(), mixed:  # inference mode would cast the weights anew for every use
+        with torch.no_grad(), mixed, compiler_errors(self.compiled):  # in inference mode, autocast forgets its casts
             features = encode(batch.to(device))
-        return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
+        rows = torch.nn.functional.normalize(features.float(), dim=-1).cpu()
+        if not ((rows.norm(dim=-1) - 1).abs() < _UNIT_ERROR).all():
+            raise CheckpointError(
+                f"{self.location or 'the model'} gives an embedding that is not finite, or is zero, in {self.dtype}; "
+                + ("its weights are unusable" if self.dtype == "float32" else "try bfloat16, or float32")
+            )
+        return rows
 
 
 def load(  # noqa: PLR0913 (what a user may want to say of a model, in one call)
@@ -254,6 +338,7 @@ def load(  # noqa: PLR0913 (what a user may want to say of a model, in one call)
     revision: str | None = None,
     sha256: str | None = None,
     offline: bool | None = None,
+    calibrated: bool = True,
 ) -> ClipModel:
     """Load a checkpoint for zero-shot use.
 
@@ -265,29 +350,23 @@ def load(  # noqa: PLR0913 (what a user may want to say of a model, in one call)
         revision: branch, tag or commit of a hub repository.
         sha256: what the weights must hash to, in hex.
         offline: use only what is on this machine.
+        calibrated: use the temperature that `clipmed calibrate` left in the folder, if it did.
 
     Raises:
         ConfigError: a device, a dtype or a name that is not there.
         CheckpointError: nothing there, or weights that are damaged or of another model.
     """
+    from clipmed.calibration import check_belongs, read_calibration
+
     check_dtype(dtype)
     place = resolve_device(device)
     folder = fetch(location, revision=revision, sha256=sha256, offline=offline)
+    calibration = read_calibration(folder) if calibrated else None
+    import_open_clip()
     two_tower = load_checkpoint(folder, str(place), offline=offline)
-    return ClipModel(two_tower, location=str(location), folder=folder, dtype=dtype, compiled=compile)
-
-
-def _prompts(labels: Sequence[str] | Mapping[str, Sequence[str]], templates: Sequence[str]) -> dict[str, list[str]]:
-    if isinstance(labels, str):
-        raise ClipmedError(f"labels must be a list: got the text {labels!r}; write [{labels!r}, …]")
-    names = list(labels)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if len(names) < 2 or twice:
-        given = f"{twice[0]!r} twice" if twice else f"{len(names)} of them"
-        raise ClipmedError(f"classification needs two or more different labels: got {given}")
-    if isinstance(labels, Mapping):
-        return {name: list(prompts) for name, prompts in labels.items()}
-    wrong = [template for template in templates if template.count("{}") != 1]
-    if wrong or not templates:
-        raise ClipmedError(f"a template needs one '{{}}' for the label: got {wrong[0] if wrong else 'no template'!r}")
-    return {name: [template.replace("{}", name) for template in templates] for name in names}
+    model = ClipModel(
+        two_tower, location=str(location), folder=folder, dtype=dtype, compiled=compile, calibration=calibration
+    )
+    if calibration:
+        check_belongs(calibration, model.digest, folder)
+    return model

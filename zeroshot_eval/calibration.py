@@ -11,21 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
 
 from clipmed.errors import DataError
-from zeroshot_eval.classification import (
-    CALIBRATION_BINS,
-    confidence_bins,
-    negative_log_likelihoods,
-    probability_statistic,
-    softmax,
-)
+from clipmed.probabilities import CALIBRATION_BINS, SCALES, confidence_bins, fit_scale, softmax
+from zeroshot_eval.classification import probability_statistic
 
 Singles = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-
-SCALES = (1e-2, 1e5)  # where a fitted scale is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,27 +89,6 @@ def reliability_bins(
         means = float(confidences[inside].mean()), float(correct[inside].mean())
         found.append(ReliabilityBin(number / num_bins, (number + 1) / num_bins, *means, int(inside.sum())))
     return tuple(found)
-
-
-def fit_scale(targets: Ints, cosines: Singles) -> float:
-    """Return the scale of cosines of highest likelihood.
-
-    The likelihood has one peak, or none: where every image is right it rises without end, and the higher of `SCALES` is
-    returned; where true classes have no higher cosine than the others on average it only falls, and the lower one is.
-    """
-    true = cosines[np.arange(len(targets)), targets].astype(np.float64)
-    if (true >= cosines.max(axis=1)).all():
-        return SCALES[1]
-    if true.mean() <= cosines.mean(dtype=np.float64):
-        return SCALES[0]
-    low, high = np.log(SCALES)
-    found = minimize_scalar(
-        lambda exponent: negative_log_likelihoods(targets, cosines * np.exp(exponent)).mean(),
-        bounds=(low, high),
-        method="bounded",
-        options={"xatol": 1e-6},
-    )
-    return float(np.exp(found.x))
 
 
 def scaled_calibration(

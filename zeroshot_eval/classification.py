@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmed.errors import ConfigError, DataError
+from clipmed.probabilities import CALIBRATION_BINS, confidence_bins, negative_log_likelihoods, softmax
 from zeroshot_eval.ranking import Ranking, divide, expected_average_precision, mean_defined, rank, rank_areas
 
 Floats = npt.NDArray[np.float64]
@@ -19,7 +20,6 @@ Singles = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Statistic = Callable[[Floats], dict[str, Floats]]
 
-CALIBRATION_BINS = 15
 TOP = 5
 
 
@@ -188,20 +188,6 @@ def log_odds(logits: npt.NDArray[np.floating]) -> Floats:
     return np.stack(columns, axis=1)
 
 
-def softmax(logits: npt.NDArray[np.floating]) -> Floats:
-    """Return probabilities over the last axis."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    probabilities: Floats = shifted / shifted.sum(axis=-1, keepdims=True)
-    return probabilities
-
-
-def confidence_bins(confidences: Floats, num_bins: int = CALIBRATION_BINS) -> Ints:
-    """Return the bin of each confidence, shape (n,): bin b of N holds (b / N, (b + 1) / N], the first one 0 too."""
-    edges = np.linspace(0, 1, num_bins + 1)
-    bins: Ints = np.clip(np.searchsorted(edges, confidences, side="left") - 1, 0, num_bins - 1).astype(np.int64)
-    return bins
-
-
 def probability_statistic(targets: Ints, logits: npt.NDArray[np.floating]) -> Statistic:
     """Return the function from weights (B, n) to ece, brier and nll of the softmax of logits (n, C)."""
     probabilities = softmax(logits)
@@ -220,13 +206,6 @@ def probability_statistic(targets: Ints, logits: npt.NDArray[np.floating]) -> St
         }
 
     return statistic
-
-
-def negative_log_likelihoods(targets: Ints, logits: npt.NDArray[np.floating]) -> Floats:
-    """Return -log p of each image's true class, shape (n,), in nats."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    losses: Floats = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(targets)), targets]
-    return losses
 
 
 def _makers(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from zeroshot_eval.classification import softmax
+from clipmed.probabilities import softmax
 from zeroshot_eval.figures import key
 from zeroshot_eval.naming import spaced
 from zeroshot_eval.pictures import Picture

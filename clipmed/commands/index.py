@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from clipmed.commands.options import CheckpointOptions, Images, image_files
 from clipmed.commands.output import print_facts, print_json
+from clipmed.search.choices import DType as StoredDType
+from clipmed.search.choices import KindChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +25,17 @@ class Command(CheckpointOptions):
     """the folder to write; an index that is there already is brought up to date"""
     captions: Path | None = None
     """captions to show beside the images: a .csv, .jsonl or .parquet with the columns path (or image) and caption"""
-    kind: Literal["auto", "exact", "clustered"] = "auto"
+    kind: KindChoice = "auto"
     """exact compares a query with every image; clustered with the nearest clusters of them, and needs
     clipmed[search]; auto is exact up to some 130 000 images"""
-    numbers: Literal["float32", "float16"] = "float32"
+    numbers: StoredDType = "float32"
     """what embeddings are stored in; float16 takes half the space"""
     thumbnails: bool = True
     """keep a small JPEG of every image in the index, for `clipmed serve` to show"""
     batch_size: int = 64
     """images that are embedded at a time"""
+    recall: float = 0.95
+    """share of the ten nearest images that a clustered index must find; more takes longer"""
     json: bool = False
     """print one JSON line"""
 
@@ -43,7 +46,11 @@ def run(command: Command) -> None:
     from clipmed.search import IndexConfig, build_index, read_captions
 
     config = IndexConfig(
-        kind=command.kind, dtype=command.numbers, thumbnails=command.thumbnails, batch_size=command.batch_size
+        kind=command.kind,
+        dtype=command.numbers,
+        thumbnails=command.thumbnails,
+        batch_size=command.batch_size,
+        recall=command.recall,
     )
     paths = image_files(command.images)
     captions = read_captions(command.captions) if command.captions else None

@@ -150,22 +150,21 @@ def _eos_id(two_tower: TwoTower) -> int:
 
 
 def _image_settings(two_tower: TwoTower) -> dict[str, Any]:
-    visual: Any = two_tower.model.visual
-    cfg = visual.preprocess_cfg
-    size = two_tower.image_size
-    mode = cfg["resize_mode"]
-    if mode not in {"shortest", "squash"}:
+    pixels = two_tower.pixels
+    height, width = pixels.size
+    if pixels.resize_mode == "longest" or (pixels.resize_mode == "shortest" and height != width):
         raise ConfigError(
-            f"preprocess_cfg: transformers' image processor has no resize_mode={mode!r}; allowed: shortest, squash"
+            f"preprocess_cfg: transformers' image processor has no resize_mode={pixels.resize_mode!r} for {height}x"
+            f"{width} pixels; allowed: shortest for a square, squash; export it with --format onnx"
         )
-    square = {"height": size, "width": size}
+    size = {"height": height, "width": width}
     return {
-        "size": square if mode == "squash" else {"shortest_edge": size},
-        "do_center_crop": mode == "shortest",
-        "crop_size": square,
-        "resample": _RESAMPLING.get(cfg["interpolation"], _RESAMPLING["bicubic"]),
-        "image_mean": list(two_tower.mean),
-        "image_std": list(two_tower.std),
+        "size": size if pixels.resize_mode == "squash" else {"shortest_edge": height},
+        "do_center_crop": pixels.resize_mode == "shortest",
+        "crop_size": size,
+        "resample": _RESAMPLING[pixels.interpolation],
+        "image_mean": list(pixels.mean),
+        "image_std": list(pixels.std),
     }
 
 
@@ -218,7 +217,7 @@ def _readme(report: Mapping[str, Any], two_tower: TwoTower) -> str:
     )
     notes = [] if is_clip(two_tower) else [_DUAL_NOTE]
     notes += [] if getattr(two_tower.model, "logit_bias", None) is None else [_BIAS_NOTE]
-    return "\n".join([text, *notes])
+    return "".join([text, *notes])
 
 
 _README = """---
@@ -247,8 +246,10 @@ Of the same pixels, embeddings differ from the checkpoint's by at most {differs}
 {pixels} grey levels of 255 on average; the lowest cosine between an embedding of those and the checkpoint's is {cosine}
 (export.json).
 """
-_DUAL_NOTE = """The text tower's pooler is not a pooler as trained: with a layer more than was trained, where the checkpoint projects
-texts by two matrices, it holds that projection. Use `get_text_features`, in float32 or bfloat16.
+_DUAL_NOTE = """
+The text tower's pooler holds the projection, and so does its last layer where the checkpoint projects texts by two
+matrices: neither is as trained. Use `get_text_features`, in float32 or bfloat16.
 """
-_BIAS_NOTE = """The checkpoint's `logit_bias` is in config.json; transformers does not add it to the logits.
+_BIAS_NOTE = """
+The checkpoint's `logit_bias` is in config.json; transformers does not add it to the logits.
 """

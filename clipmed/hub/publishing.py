@@ -14,7 +14,6 @@ from typing import Any
 
 from clipmed.card_scores import read_scores, with_scores
 from clipmed.cards import Card, hub_license, missing, use_section
-from clipmed.checkpoint_config import read_json
 from clipmed.checkpoint_files import (
     CALIBRATION_FILE,
     CARD_FILE,
@@ -118,15 +117,13 @@ def check_folder(folder: Path) -> None:
     Raises:
         CheckpointError: it is not.
     """
+    from clipmed.calibration import check_belongs, read_calibration
     from clipmed.checkpoints import load_checkpoint
 
     load_checkpoint(folder)
-    calibration = folder / CALIBRATION_FILE
-    if calibration.is_file() and read_json(calibration).get("checkpoint") != checkpoint_digest(folder):
-        raise CheckpointError(
-            f"{calibration} was fitted on other weights than lie beside it; fit it anew with `clipmed calibrate`, or "
-            "remove it"
-        )
+    calibration = read_calibration(folder)
+    if calibration is not None:
+        check_belongs(calibration, checkpoint_digest(folder), folder)
 
 
 def finished_card(wanted: Push) -> str:

@@ -7,6 +7,7 @@ arrays.py   NumPy arrays and tensors
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterable
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 _BYTES = bytes | bytearray | memoryview
+_SHOWN_LETTERS = 300
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has lost the second slash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +88,8 @@ def open_image(image: ImageLike, limits: InputLimits | None = None, *, frame: in
 def shown(image: object) -> str:
     """Return what messages call an image: its path, or what it is."""
     if isinstance(image, str | Path):
-        return str(image)
+        path = str(image)
+        return path if len(path) <= _SHOWN_LETTERS else f"…{path[-_SHOWN_LETTERS:]}"
     if isinstance(image, _BYTES):
         return f"({len(image)} bytes)"
     if isinstance(image, Image.Image):
@@ -129,6 +133,8 @@ def _opened(image: ImageLike, limits: InputLimits, frame: int | None) -> Image.I
     from clipmed.inputs.arrays import array_image, tensor_image
     from clipmed.inputs.formats import decode, rgb_of
 
+    if isinstance(image, str) and not image:
+        raise ImageError("the path is empty; give that of a file")
     if isinstance(image, str | Path):
         return decode(_file_bytes(Path(image), limits), limits, frame, suffix=Path(image).suffix.lower())
     if isinstance(image, _BYTES):
@@ -160,7 +166,7 @@ def _file_bytes(path: Path, limits: InputLimits) -> bytes:
         if isinstance(error, ClipmedError):
             raise
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        hint = "; URLs are not fetched: give its bytes, or a file" if "://" in str(path) or ":/" in str(path) else ""
+        hint = "; URLs are not fetched: give its bytes, or a file" if _URL.match(str(path)) else ""
         raise ImageError(f"{reason[0].lower()}{reason[1:]}{hint}") from error
 
 

@@ -43,7 +43,7 @@ _READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
     (b"GIF89a", GifImagePlugin.GifImageFile),
     (b"\xff\x4f\xff\x51", Jpeg2KImagePlugin.Jpeg2KImageFile),
     (b"\0\0\0\x0cjP  \r\n\x87\n", Jpeg2KImagePlugin.Jpeg2KImageFile),
-    *((b"P%d" % number, PpmImagePlugin.PpmImageFile) for number in (2, 3, 4, 5, 6, 1)),
+    *((b"P%d" % number, PpmImagePlugin.PpmImageFile) for number in (4, 5, 6)),
 )
 # What else lies in folders of images.
 _OTHERS = (
@@ -57,6 +57,7 @@ _OTHERS = (
 )
 _DEEP_COLOUR = "16"  # in the name of how Pillow unpacks colours of 16 bits to their upper 8
 _DIM = 4096
+_PHOTOMETRIC = 262  # the tag that says which value is white
 
 
 def decode(raw: bytes, limits: InputLimits, frame: int | None, suffix: str = "") -> Image.Image:
@@ -148,9 +149,9 @@ def _judged() -> Iterator[None]:
 
 def _jpeg(raw: bytes, image: JpegImagePlugin.JpegImageFile) -> Image.Image:
     """Return a JPEG as libjpeg decodes it with its own checks: Pillow fills up what is damaged."""
-    colours = {"RGB": "RGB", "L": "GRAY"}.get(image.mode)
+    colours = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}.get(image.mode)
     pixels = decode_jpeg(raw, colours, image.size) if colours else None
-    if pixels is None:
+    if pixels is None or image.mode == "CMYK":  # whose inks Adobe's files invert, which Pillow knows
         return image
     decoded = Image.fromarray(pixels)
     decoded.info = {name: value for name, value in image.info.items() if name == "exif"}
@@ -174,11 +175,21 @@ def _several(count: int) -> str:
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
     is_deep = _is_deep_colour(image)
+    if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+        raise ImageError("it has NaN or infinite values; replace them first")
     upright = ImageOps.exif_transpose(image)
     if is_deep:
         bands = upright.convert("RGB").split()
         check_colours(max(int(np.asarray(band).max()) for band in bands) << 8)
-    return to_rgb8(upright)
+    rgb = to_rgb8(upright)
+    return ImageOps.invert(rgb) if _is_white_zero(image) else rgb
+
+
+def _is_white_zero(image: Image.Image) -> bool:
+    """Whether an image is a deep TIFF whose lowest value is white: Pillow turns over those of 8 bits alone."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.mode[0] not in "IF":
+        return False
+    return bool(image.tag_v2.get(_PHOTOMETRIC) == 0)
 
 
 def _is_deep_colour(image: Image.Image) -> bool:

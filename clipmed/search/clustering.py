@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from clipmed.extras import require
+from clipmed.search.choices import KindChoice
 from clipmed.search.clusters import Clusters
 from clipmed.search.layout import ClusterFacts
 from clipmed.search.nearest import Candidates, Ints, Singles, add_all, exact_scores, unit_queries
@@ -38,7 +39,7 @@ COMMON_TEXTS = tuple(
 class Clustering:
     """Whether to cluster, and what recall to reach."""
 
-    kind: Literal["auto", "exact", "clustered"]
+    kind: KindChoice
     recall: float
 
 

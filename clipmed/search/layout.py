@@ -20,10 +20,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from clipmed.configuration import from_dict, nearest
+from clipmed.configuration import from_dict
 from clipmed.errors import ConfigError, DataError
+from clipmed.search.choices import DType, Kind
 
 FORMAT, VERSION = "clipmed-index", 1
 INDEX_FILE = "index.json"
@@ -32,9 +33,6 @@ THUMBNAILS, THUMBNAIL_OFFSETS = "thumbnails.bin", "thumbnail_offsets.bin"
 CENTROIDS, CLUSTER_OFFSETS, CLUSTER_ROWS = "centroids.bin", "cluster_offsets.bin", "cluster_rows.bin"
 MAX_INDEX_BYTES = 1 << 20  # of index.json
 MAX_ROWS, MAX_DIMENSION = 1 << 40, 1 << 16
-
-DType = Literal["float32", "float16"]
-Kind = Literal["exact", "clustered"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,10 +177,3 @@ def _check_length(path: Path, wanted: int) -> None:
     if got != wanted:
         shown = "is missing" if got is None else f"has {got} bytes"
         raise DataError(f"{path} {shown}; allowed: {wanted} bytes; the index is damaged: build it anew")
-
-
-def check_kind(kind: str) -> None:
-    """Refuse a kind of index that there is not."""
-    allowed = ("auto", "exact", "clustered")
-    if kind not in allowed:
-        raise ConfigError(f"kind: got {kind!r}; allowed: {', '.join(allowed)}{nearest(kind, allowed)}")

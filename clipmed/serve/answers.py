@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipmed.api import DEFAULT_TEMPLATES, ClipModel
+from clipmed.api import ClipModel
 from clipmed.errors import ConfigError
+from clipmed.labels import DEFAULT_TEMPLATES
 from clipmed.serve.limits import Limits
 from clipmed.serve.questions import Question
 

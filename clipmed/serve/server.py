@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 import socket
+import warnings
 from typing import TYPE_CHECKING
 
 from clipmed.errors import ConfigError
@@ -12,6 +13,20 @@ from clipmed.errors import ConfigError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+# Only the server's own words reach standard error: what decoders and parsers log or warn of may quote an upload.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "clipmed: %(message)s"}},
+    "handlers": {
+        "nowhere": {"class": "logging.NullHandler"},
+        "errors": {"class": "logging.StreamHandler", "formatter": "plain", "stream": "ext://sys.stderr"},
+    },
+    "root": {"handlers": ["nowhere"]},
+    "loggers": {
+        name: {"handlers": ["errors"], "level": "WARNING", "propagate": False} for name in ("clipmed.serve", "uvicorn")
+    },
+}
 _BACKLOG = 64
 _STOP_S = 10  # a request in work may finish within it
 
@@ -52,7 +67,7 @@ def run(app: ASGIApp, listener: socket.socket) -> None:
         app,
         http="h11",
         ws="none",
-        log_level="warning",
+        log_config=LOGGING,
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -60,7 +75,9 @@ def run(app: ASGIApp, listener: socket.socket) -> None:
     )
     before = signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again once all is finished
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:
         return
     finally:

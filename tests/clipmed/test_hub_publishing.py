@@ -32,6 +32,11 @@ def folder(original, tmp_path, monkeypatch):
     return Path(shutil.copytree(original, tmp_path / "model"))
 
 
+def calibration(digest):
+    numbers = dict.fromkeys(("logit_scale", "temperature", "ece_before", "ece_after", "nll_before", "nll_after"), 0.5)
+    return {**numbers, "num_images": 20, "labels": ["a", "b"], "checkpoint": digest, "at_bound": False}
+
+
 def wanted(folder, **changes):
     return Push(**({"folder": folder, "repository": NAME, "license": "mit"} | changes))
 
@@ -78,7 +83,7 @@ def test_branches_and_tags(local_hub, folder):
 
 
 def test_files_that_are_gone_are_removed_and_pickles_never_sent(local_hub, folder):
-    (folder / CALIBRATION_FILE).write_text(json.dumps({"checkpoint": checkpoint_digest(folder)}))
+    (folder / CALIBRATION_FILE).write_text(json.dumps(calibration(checkpoint_digest(folder))))
     (folder / "optimizer.pt").write_bytes(b"pickle")
     done = push(wanted(folder))
     assert CALIBRATION_FILE in done.sent
@@ -134,7 +139,7 @@ def test_a_folder_that_does_not_load_is_refused(local_hub, folder):
 
 
 def test_a_calibration_of_other_weights_is_refused(local_hub, folder):
-    (folder / CALIBRATION_FILE).write_text(json.dumps({"checkpoint": "0" * 64}))
+    (folder / CALIBRATION_FILE).write_text(json.dumps(calibration("0" * 64)))
     with pytest.raises(CheckpointError, match=r"was fitted on other weights .*clipmed calibrate"):
         push(wanted(folder))
 

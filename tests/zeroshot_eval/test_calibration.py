@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from clipmed.errors import DataError
+from clipmed.probabilities import softmax
 from zeroshot_eval.calibration import SCALES, Answers, calibration, fit_scale, reliability_bins, scaled_calibration
-from zeroshot_eval.classification import classification_metrics, softmax
+from zeroshot_eval.classification import classification_metrics
 
 THIRD = np.log(3.0) / 10  # two cosines so far apart give probabilities 3/4 and 1/4 at scale 10
 

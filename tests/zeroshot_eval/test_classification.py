@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipmed.errors import ConfigError, DataError
+from clipmed.probabilities import softmax
 from zeroshot_eval import ranking
 from zeroshot_eval.classification import (
     aurocs,
@@ -24,7 +25,6 @@ from zeroshot_eval.classification import (
     prompt_ensemble,
     quadratic_kappa,
     recalls,
-    softmax,
 )
 from zeroshot_eval.ranking import expected_average_precision
 

@@ -1,0 +1,186 @@
+"""A checkpoint's temperature, fitted on images with known labels and kept beside its weights.
+
+Temperature scaling (Guo et al. 2017, arXiv 1706.04599): one number, by likelihood. It changes how sure the model is of
+its answers, never the answers. It was fitted on these images and labels: on another task or another hospital's images
+the probabilities may be as wrong as before.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clipmed.configuration import from_dict, to_dict
+from clipmed.errors import CheckpointError, ClipmedError
+from clipmed.files import write_json
+from clipmed.probabilities import (
+    SCALES,
+    expected_calibration_error,
+    fit_scale,
+    negative_log_likelihoods,
+    softmax,
+)
+
+CALIBRATION_FILE = "calibration.json"
+MIN_IMAGES = 20
+_REMEDY = "remove it, fit it anew with `clipmed calibrate`, or load with calibrated=False, which ignores it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """A fitted scale of cosines, what it was fitted on, and what it mends on images that the fit had not seen.
+
+    The figures before and after are of the same images. After: each half of them at the scale fitted on the other half;
+    images of one group are in the same half. The scale that is kept is fitted on all of them.
+    """
+
+    logit_scale: float
+    """the fitted scale of cosines, before the softmax"""
+    temperature: float
+    """the learned scale over the fitted one: above 1 where the checkpoint is too sure"""
+    num_images: int
+    labels: tuple[str, ...]
+    """what the images were told apart by"""
+    ece_before: float
+    """expected calibration error in 15 bins, 0 to 1, at the learned scale"""
+    ece_after: float
+    """the same at a fitted one, on the other half"""
+    nll_before: float
+    """mean negative log likelihood in nats, at the learned scale"""
+    nll_after: float
+    """the same at a fitted one, on the other half"""
+    checkpoint: str
+    """digest of the weights and config that it belongs to"""
+    at_bound: bool
+    """the likelihood had no peak, and the scale is an end of those searched: all images right, or as good as chance"""
+
+    def __post_init__(self) -> None:
+        numbers = (self.logit_scale, self.temperature)
+        if not all(math.isfinite(number) and number > 0 for number in numbers):
+            raise ClipmedError(f"calibration: got scale and temperature {numbers}; allowed: finite numbers above 0")
+
+    @property
+    def helps(self) -> bool:
+        """Whether fitted scales are better than the learned one on images that their fits had not seen."""
+        return self.nll_after < self.nll_before
+
+    def save(self, folder: Path) -> Path:
+        """Write calibration.json into a checkpoint's folder, atomically, and return its path.
+
+        Raises:
+            ClipmedError: the likelihood had no peak: such a scale would make every answer sure, or none.
+        """
+        if self.at_bound:
+            raise ClipmedError(
+                f"the likelihood of {self.num_images} images has no peak (every one is right, or they are no better "
+                "than chance), so that no temperature follows from them; give more images, and harder ones"
+            )
+        write_json(folder / CALIBRATION_FILE, to_dict(self))
+        return folder / CALIBRATION_FILE
+
+
+def read_calibration(folder: Path) -> Calibration | None:
+    """Return the calibration in a checkpoint's folder; None where there is none.
+
+    Raises:
+        CheckpointError: a damaged file.
+    """
+    path = folder / CALIBRATION_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        if not isinstance(found, dict) or not isinstance(found.get("labels"), list):
+            raise ValueError("it has no list of labels")
+        return from_dict(Calibration, found, path.name)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} is not a calibration: {said}; {_REMEDY}") from error
+
+
+def check_belongs(calibration: Calibration, digest: str, folder: Path) -> None:
+    """Raise CheckpointError where a folder's calibration was fitted on other weights than lie there."""
+    if calibration.checkpoint != digest:
+        raise CheckpointError(
+            f"{folder / CALIBRATION_FILE} was fitted on other weights (digest {calibration.checkpoint[:12]}) than are "
+            f"there ({digest[:12]}); {_REMEDY}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """Cosines of images with what they truly show."""
+
+    cosines: npt.NDArray[np.floating[Any]]
+    """shape (n, C)"""
+    targets: npt.NDArray[np.int64]
+    """true classes, shape (n,)"""
+    groups: Sequence[str]
+    """the patient or study of each image, (n,): the halves share none"""
+
+
+def calibrate(answers: Answers, labels: Sequence[str], logit_scale: float, checkpoint: str) -> Calibration:
+    """Fit a temperature and measure it on images that its fit has not seen.
+
+    Args:
+        answers: 20 images or more, of two groups or more.
+        labels: the C classes.
+        logit_scale: the learned scale.
+        checkpoint: digest of the weights.
+
+    Raises:
+        ClipmedError: too few images or groups.
+    """
+    targets, cosines = answers.targets, answers.cosines
+    if len(targets) < MIN_IMAGES or len(set(answers.groups)) < 2:
+        raise ClipmedError(
+            f"calibration: got {len(targets)} images of {len(set(answers.groups))} groups; allowed: {MIN_IMAGES} "
+            "images or more, of two groups or more"
+        )
+    first = _first_half(answers.groups)
+    scales = np.empty(len(targets))
+    for half in (first, ~first):
+        scales[half] = fit_scale(targets[~half], cosines[~half])
+    fitted = fit_scale(targets, cosines)
+    before, after = (_quality(targets, cosines * scale) for scale in (logit_scale, scales[:, None]))
+    return Calibration(
+        logit_scale=fitted,
+        temperature=logit_scale / fitted,
+        num_images=len(targets),
+        labels=tuple(labels),
+        ece_before=before[0],
+        ece_after=after[0],
+        nll_before=before[1],
+        nll_after=after[1],
+        checkpoint=checkpoint,
+        at_bound=fitted in SCALES,
+    )
+
+
+def _first_half(groups: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Return which images are of the first half: whole groups, drawn with a fixed seed until half the images are in."""
+    names, members, counts = np.unique(np.asarray(groups, dtype=str), return_inverse=True, return_counts=True)
+    order = np.random.default_rng(0).permutation(len(names))
+    before = np.concatenate([[0], counts[order].cumsum()[:-1]])
+    chosen = np.zeros(len(names), dtype=bool)
+    chosen[order[before < len(groups) / 2]] = True
+    chosen[order[-1]] = False  # a group of more than half of the images leaves the other half one as well
+    return np.asarray(chosen[members])
+
+
+def _quality(targets: npt.NDArray[np.int64], logits: npt.NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """Return the calibration error and the mean negative log likelihood."""
+    confidences, correct = softmax(logits).max(axis=1), logits.argmax(axis=1) == targets
+    error = expected_calibration_error(confidences, correct)
+    return error, float(negative_log_likelihoods(targets, logits).mean())
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no number of JSON")
