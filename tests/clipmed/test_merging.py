@@ -272,9 +272,11 @@ def test_command(parents, tmp_path, capsys):
         0.25,
         0.25,
     ]
-    for wrong in (["--alpha", "0.5"], ["--weights", "0.5", "0.5"]):
-        with pytest.raises(SystemExit, match="allowed: "):
-            main(["merge", *paths, *wrong, "--out", str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match="2"):
+        main(["merge", *paths, "--alpha", "0.5", "--out", str(tmp_path / "none")])
+    assert "allowed: for two" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="with the sum 1"):
+        main(["merge", *paths, "--weights", "0.5", "0.5", "--out", str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()
 
 
