@@ -134,7 +134,10 @@ def test_an_image_chosen_gets_the_bars_of_each_checkpoint(visit, models):
         visit.page.wait_for_timeout(600)  # bars grow
         widths = sorted(box["width"] / shown for box in (bar.bounding_box() for bar in bars.all()))
         assert widths == pytest.approx(sorted(expected.probabilities.values()), abs=0.02)
-    assert "Not calibrated" in visit.page.inner_text(".card")
+    first, second = visit.page.locator(".card").all_inner_texts()
+    assert "Not calibrated" in first
+    assert "Calibrated" in second
+    assert "fitted on 40 images of a lung, a skull" in second
     assert "forced choice" in visit.page.inner_text("#answer")
     assert "Not a medical device" in visit.page.inner_text("header")
     assert visit.page.inner_text("#status").startswith("first: ")
