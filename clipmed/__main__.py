@@ -8,16 +8,18 @@ from types import ModuleType
 
 import tyro
 
-from clipmed.commands import classify, embed, export, index, info, search
+from clipmed.commands import calibrate, classify, embed, export, index, info, search, serve
 from clipmed.errors import ClipmedError
 
 COMMANDS: dict[str, ModuleType] = {
+    "calibrate": calibrate,
     "classify": classify,
     "embed": embed,
     "export": export,
     "index": index,
     "info": info,
     "search": search,
+    "serve": serve,
 }
 
 

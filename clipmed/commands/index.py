@@ -34,6 +34,8 @@ class Command(CheckpointOptions):
     """keep a small JPEG of every image in the index, for `clipmed serve` to show"""
     batch_size: int = 64
     """images that are embedded at a time"""
+    recall: float = 0.95
+    """share of the ten nearest images that a clustered index must find; more takes longer"""
     json: bool = False
     """print one JSON line"""
 
@@ -44,7 +46,11 @@ def run(command: Command) -> None:
     from clipmed.search import IndexConfig, build_index, read_captions
 
     config = IndexConfig(
-        kind=command.kind, dtype=command.numbers, thumbnails=command.thumbnails, batch_size=command.batch_size
+        kind=command.kind,
+        dtype=command.numbers,
+        thumbnails=command.thumbnails,
+        batch_size=command.batch_size,
+        recall=command.recall,
     )
     paths = image_files(command.images)
     captions = read_captions(command.captions) if command.captions else None

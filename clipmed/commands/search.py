@@ -76,9 +76,7 @@ def _embedded(command: Command, location: str) -> tuple[torch.Tensor, str]:
     import torch
 
     from clipmed.api import load
-    from clipmed.deferral import import_open_clip
 
-    import_open_clip()
     model = load(location, command.device, dtype=command.dtype)
     parts = [model.embed_texts(command.queries)] if command.queries else []
     parts += [model.embed_images(command.image)] if command.image else []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -21,7 +22,7 @@ from clipmed.search.clustering import Clustering, choose_clusters, is_large
 from clipmed.search.embedding import embed_files, stamp_of
 from clipmed.search.index import SearchIndex
 from clipmed.search.layout import IndexFacts
-from clipmed.search.parts import joined, parts_folder, write_part
+from clipmed.search.parts import Part, joined, parts_folder, write_part
 from clipmed.search.rows import FileStamp, Reject, Row
 from clipmed.search.stock import Place, Stock
 from clipmed.search.writing import IndexWriter
@@ -37,8 +38,8 @@ class IndexConfig:
     """How an index is built."""
 
     kind: KindChoice = "auto"
-    """exact compares a query with every image; clustered with those of the nearest clusters; auto is exact up to some
-    100 000 images"""
+    """exact compares a query with every image; clustered with those of the nearest clusters; auto is exact up to
+    256 MiB of float32, some 130 000 images of 512 numbers"""
     dtype: DType = "float32"
     """numbers that embeddings are stored in; float16 takes half the space"""
     thumbnails: bool = True
@@ -60,7 +61,7 @@ class IndexConfig:
 
 def build_index(
     model: ClipModel,
-    images: Sequence[str | Path],
+    images: str | Path | Iterable[str | Path],
     out: str | Path,
     *,
     captions: Mapping[str, str] | None = None,
@@ -75,7 +76,8 @@ def build_index(
 
     Args:
         model: from `clipmed.load`.
-        images: paths of files, each kept as it is given; images of an older index that are not among them leave it.
+        images: path of a file, or paths of many, each kept as it is given; images of an older index that are not among
+            them leave it.
         out: the folder to write. An index that stands there is replaced when the new one is whole.
         captions: captions by path, as `read_captions` returns them; those without an image are counted.
         config: kind of index, what is stored, and how many at a time.
@@ -88,7 +90,8 @@ def build_index(
     """
     chosen = config or IndexConfig()
     folder = Path(out)
-    stamps = [stamp_of(path) for path in sorted({str(image) for image in images})]
+    many = [images] if isinstance(images, str | Path) else images
+    stamps = [stamp_of(path) for path in sorted({str(image) for image in many})]
     _check(stamps, folder, model.embed_dim, chosen)
     parts = parts_folder(folder)
     stock = Stock(_settings(model, chosen))
@@ -168,15 +171,17 @@ def _embed_missing(
 
     folder, config, progress = how
     missing = [stamp for stamp in stamps if not stock.known(stamp) and not _moved(stamp, stock)]
+    batches = embed_files(model, missing, batch_size=config.batch_size, thumbnails=config.thumbnails)
     with tqdm(total=len(missing), desc="embedding", unit=" images", delay=2, disable=not progress) as bar:
-        for start in range(0, len(missing), PART_FILES):
-            batches = []
-            some = missing[start : start + PART_FILES]
-            for batch in embed_files(model, some, batch_size=config.batch_size, thumbnails=config.thumbnails):
-                batches.append(batch)
-                bar.update(len(batch.rows) + len(batch.rejects))
-            part = joined(batches)
+        while some := list(islice(_counted(batches, bar.update), max(1, PART_FILES // config.batch_size))):
+            part = joined(some)
             stock.add_part(part, write_part(folder, part, stock.settings))
+
+
+def _counted(batches: Iterator[Part], count: Callable[[int], object]) -> Iterator[Part]:
+    for batch in batches:
+        count(len(batch.rows) + len(batch.rejects))
+        yield batch
 
 
 def _moved(stamp: FileStamp, stock: Stock) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +13,7 @@ import numpy.typing as npt
 from clipmed.errors import CheckpointError, ImageError
 from clipmed.files import sha256_file
 from clipmed.inputs import open_image
+from clipmed.inputs.batches import batches
 from clipmed.search.parts import Part
 from clipmed.search.rows import FileStamp, Reject, Row
 from clipmed.search.thumbnails import thumbnail
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     import torch
 
     from clipmed.api import ClipModel
+    from clipmed.inputs import ImageLike
 
-BATCHES_AHEAD = 2
 MAX_REASON = 1000  # characters
 
 
@@ -49,18 +48,13 @@ def stamp_of(path: str) -> FileStamp:
 
 def embed_files(model: ClipModel, stamps: Sequence[FileStamp], *, batch_size: int, thumbnails: bool) -> Iterator[Part]:
     """Yield the rows and rejects of every batch of files, in their order; the next batches are decoded meanwhile."""
-    batches = [stamps[start : start + batch_size] for start in range(0, len(stamps), batch_size)]
-    prepare = partial(_prepared, model, thumbnails)
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        try:
-            ahead = [[pool.submit(prepare, stamp) for stamp in batch] for batch in batches[:BATCHES_AHEAD]]
-            for number in range(len(batches)):
-                done = [future.result() for future in ahead.pop(0)]
-                if number + BATCHES_AHEAD < len(batches):
-                    ahead.append([pool.submit(prepare, stamp) for stamp in batches[number + BATCHES_AHEAD]])
-                yield _embedded(model, done)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    by_path = {stamp.path: stamp for stamp in stamps}
+
+    def prepare(path: ImageLike) -> Prepared | Reject:
+        return _prepared(model, thumbnails, by_path[str(path)])
+
+    for _, done in batches(by_path, prepare, batch_size):
+        yield _embedded(model, done)
 
 
 def _embedded(model: ClipModel, done: Sequence[Prepared | Reject]) -> Part:

@@ -83,7 +83,7 @@ def test_classify_gives_probabilities_of_scaled_cosines(checkpoint, image):
         (["only one"], "two or more different labels: got 1"),
         (["x", "x"], "got 'x' twice"),
         ("lung", "labels must be a list"),
-        ({"a": ["p"], "b": []}, "prompts that are not empty: got none for b"),
+        ({"a": ["p"], "b": []}, "prompts that are not empty: got an empty list for .b."),
     ],
 )
 def test_wrong_labels_are_refused(checkpoint, image, labels, message):

@@ -217,6 +217,20 @@ def test_clustered_indexes_find_the_same_when_they_look_everywhere(model, tmp_pa
     assert (clustered.facts.clusters.sampled_images, clustered.facts.clusters.sampled_texts) == (200, 200)
 
 
+@pytest.mark.real_data
+def test_real_images_find_themselves_and_are_shown_small(model, real_data, tmp_path):
+    files = sorted(path for path in (real_data / "images").rglob("*") if path.suffix in {".jpg", ".jpeg", ".png"})
+    files = files[:: max(1, len(files) // 60)]
+    index = build_index(model, files, tmp_path / "index")
+    assert index.facts.rejected == 0
+    for path, hits in zip(files, index.search(model.embed_images(files), 3), strict=True):
+        best = [hit.path for hit in hits if hit.score > hits[0].score - 1e-6]  # a copy of it may come first
+        assert str(path) in best
+        assert hits[0].score == pytest.approx(1, abs=1e-5)
+    with Image.open(io.BytesIO(index.thumbnail(0))) as small, Image.open(files[0]) as whole:
+        assert small.size[0] / small.size[1] == pytest.approx(whole.size[0] / whole.size[1], rel=0.05)
+
+
 def test_command_line(checkpoint, images, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images" / "bad.png").write_bytes(b"no image")

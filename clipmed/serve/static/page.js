@@ -124,6 +124,7 @@ function busy(isBusy) {
   element("submit").setAttribute("aria-disabled", isBusy);
   element("submit").textContent = isBusy ? "Working…" : "Classify";
   element("lead").textContent = isBusy ? "Working…" : "Nothing to show yet";
+  element("invite").hidden = isBusy;
   if (isBusy) element("status").textContent = "Working.";
 }
 

@@ -13,7 +13,7 @@ function signed(number) {
 }
 
 export function megabytes(bytes) {
-  return `${+(bytes / 1e6).toFixed(1)}\u00a0MB`;
+  return `${Math.ceil(bytes / 1e5) / 10}\u00a0MB`;
 }
 
 export function showFacts(facts) {
