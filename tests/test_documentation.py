@@ -99,7 +99,7 @@ def test_the_reference_of_a_command_is_its_help(site, command):
     page = site / "reference" / ("cli.html" if command.startswith("clipmed") else "stages.html")
     shown = html.unescape(re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8")))
     words = ["-m", *command.removeprefix("python -m ").split(), "--help"]
-    environment = {**os.environ, "COLUMNS": "100"}
+    environment = {**os.environ, "COLUMNS": "92"}
     real = subprocess.run(
         [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
