@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
 import tyro
 
-from clipmed.commands import calibrate, classify, embed, export, index, info, search, serve
+from clipmed.commands import (
+    calibrate,
+    classify,
+    embed,
+    export,
+    import_,
+    index,
+    info,
+    merge,
+    pull,
+    push,
+    search,
+    serve,
+)
 from clipmed.errors import ClipmedError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -16,8 +30,12 @@ COMMANDS: dict[str, ModuleType] = {
     "classify": classify,
     "embed": embed,
     "export": export,
+    "import": import_,
     "index": index,
     "info": info,
+    "merge": merge,
+    "pull": pull,
+    "push": push,
     "search": search,
     "serve": serve,
 }
@@ -33,8 +51,12 @@ def main(args: Sequence[str] | None = None) -> None:
             args=args,
         )
         sys.modules[type(command).__module__].run(command)
+        sys.stdout.flush()
     except ClipmedError as error:
         sys.exit(f"clipmed: {error}")
+    except BrokenPipeError:  # whoever read the output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 if __name__ == "__main__":

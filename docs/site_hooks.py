@@ -15,7 +15,7 @@ from typing import Any
 SOURCES = "https://github.com/clipmed/clipmed/blob/main/"
 LINK = re.compile(r"\]\(((?:\.\./)+[\w./-]*)")
 COMMANDS = re.compile(r"^<!-- commands: (.+?) -->$", re.MULTILINE)
-WIDTH = "100"
+WIDTH = "92"
 ONE_TEXT = "python -m train"  # its help explains its commands
 TABLES = {  # a program: the modules whose COMMANDS name its commands
     "clipmed": "clipmed.__main__",
@@ -57,7 +57,7 @@ def commands(program: str) -> list[str]:
 
 
 def help_text(command: str) -> str:
-    """Return what `COMMAND --help` prints, at a width of 100 columns."""
+    """Return what `COMMAND --help` prints, at the width of a page."""
     words = command.removeprefix("python -m ").split()
     printed = io.StringIO()
     arguments, columns = sys.argv, os.environ.get("COLUMNS", "")

@@ -53,6 +53,19 @@ for label in "no abnormality" pneumonia; do
   for image in real/images/fundus_eye4/*/*; do cp $image "my_validation/$label/$(echo $image | tr / _)"; done
 done
 """
+PICKLED = """
+cat > pickled.py <<'END'
+import json, torch
+from pathlib import Path
+from safetensors.torch import load_file
+
+model = Path("build/demo/run/model")
+torch.save({"state_dict": load_file(model / "open_clip_model.safetensors")}, "epoch_32.pt")
+config = json.loads((model / "open_clip_config.json").read_text())["model_cfg"]
+Path("my_model.json").write_text(json.dumps(config))
+END
+python pickled.py
+"""
 MIXED = """
 for part in ct mri; do
   python -m dataset_builders captions make build/demo/spools/phantom_$part --store captions.sqlite \
@@ -106,6 +119,7 @@ PAGES: dict[str, Assumed] = {
     "docs/how-to/calibrate.md": Assumed(before=TRAINED + VALIDATION),
     "docs/how-to/merge.md": Assumed(before=TRAINED),
     "docs/how-to/publish.md": Assumed(before="export HF_TOKEN=hf_any\ncp -r build/demo/run build/demo/scores build/"),
+    "docs/how-to/import.md": Assumed(before=PICKLED),
     "docs/how-to/export.md": Assumed(before=TRAINED),
     "docs/how-to/offline.md": Assumed(before=TRAINED, words={"/shared": "shared"}),
     "docs/how-to/search.md": Assumed(before=TRAINED + CAPTIONED),

@@ -206,7 +206,7 @@ def _run_make(words: list[str], rule: Rule) -> int:
     joined = dry.stdout.replace("\\\n", " ")
     rooms = ("dataset_builders", "shards", "train", "zeroshot_eval", "mkdocs", "pytest", "ruff", "mypy", "build", "pip")
     commands = [line for line in joined.splitlines() if any(f"-m {room}" in line for room in rooms)]
-    assert commands, f"make {' '.join(words)}: runs nothing that is known here"
+    assert commands or words == ["env"], f"make {' '.join(words)}: runs nothing that is known here"
     for command in commands:
         with contextlib.suppress(Parsed):
             _parse_line(command)
