@@ -1,6 +1,6 @@
 """Queries of a search index: ours, PyTorch's product and topk, and Faiss, over the same embeddings on the same cores.
 
-usage: python -m benchmarks.search [--rows 1000 100000 1000000] [--rounds 15] [--threads 1] [--out benchmarks/results/search.json]
+usage: python -m benchmarks.search [--rows 1000 100000 1000000] [--rounds 15] [--threads 1] [--out FILE]
 
 Embeddings are synthetic: unit vectors of 512 numbers around 4000 topics in a cone, and queries of two kinds, held-out
 images and texts, the latter in a cone of their own (`benchmarks.search_data`). The same ten hits are asked for:
