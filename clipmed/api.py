@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from clipmed.checkpoints import checkpoint_digest, load_checkpoint
 from clipmed.deferral import import_open_clip
-from clipmed.devices import AUTO, DType, check_dtype, resolve_device
-from clipmed.errors import ClipmedError
+from clipmed.devices import AUTO, DType, check_dtype, compiler_errors, resolve_device
+from clipmed.errors import CheckpointError, ClipmedError
 from clipmed.hub import fetch
 from clipmed.inputs import SkippedImage, image_list, open_image
 from clipmed.inputs.batches import batches
 from clipmed.labels import DEFAULT_TEMPLATES, label_prompts
 from clipmed.pixels import image_pixels
+from clipmed.towers import check_is_no_bare_name
 from clipmed.zeroshot import class_rows
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from clipmed.towers import TwoTower
 
 TEXT_BATCH = 256
+_UNIT_ERROR = 1e-3  # of the length of an embedding
+
+__all__ = ["DEFAULT_TEMPLATES", "Classification", "ClipModel", "load"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,8 @@ class ClipModel:
         """what its probabilities are scaled by; None: by the scale that training left"""
         self._folder = folder
         self._encode_image, self._encode_text = model.encode_image, model.encode_text
+        self.compiled = compiled
+        """whether the towers run through torch.compile"""
         if compiled:
             import torch
 
@@ -145,16 +151,20 @@ class ClipModel:
 
         if batch_size < 1:
             raise ClipmedError(f"batch_size: got {batch_size}; allowed: 1 or more")
-        for positions, pixels in batches(images, self._pixels, batch_size, skipped):
-            yield positions, self._unit(self._encode_image, torch.stack(pixels))
-
-    def embed_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return unit-length embeddings, float32 on the CPU of shape (N, D), of stacked `pixels` (N, 3, H, W)."""
-        return self._unit(self._encode_image, pixels)
+        for positions, pixels in batches(images, self.pixels, batch_size, skipped):
+            yield positions, self.embed_pixels(torch.stack(pixels))
 
     def pixels(self, image: ImageLike) -> torch.Tensor:
-        """Return an image as the image tower takes it, float32 of shape (3, H, W); many threads may do so at once."""
-        return self._pixels(image)
+        """Return what the image tower takes of an image, float32 of shape (3, H, W); safe in several threads.
+
+        Raises:
+            ClipmedError: an image that cannot be used.
+        """
+        return image_pixels(open_image(image), self.two_tower.pixels)
+
+    def embed_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return unit-length embeddings, float32 on the CPU of shape (N, D), of N stacked `pixels`, (N, 3, H, W)."""
+        return self._unit(self._encode_image, pixels)
 
     def embed_texts(self, texts: str | Iterable[str], batch_size: int = TEXT_BATCH) -> torch.Tensor:
         """Return unit-length embeddings of texts, float32 on the CPU of shape (N, D).
@@ -169,8 +179,8 @@ class ClipModel:
             raise ClipmedError(f"texts: got {many[:3]!r}; allowed: one text or a list of one or more")
         tokenizer = self.two_tower.tokenizer
         starts = range(0, len(many), batch_size)
-        batches = (tokenizer(many[start : start + batch_size]) for start in starts)
-        return torch.cat([self._unit(self._encode_text, tokens) for tokens in batches])
+        tokens = (tokenizer(many[start : start + batch_size]) for start in starts)
+        return torch.cat([self._unit(self._encode_text, batch) for batch in tokens])
 
     def classify(
         self,
@@ -302,9 +312,6 @@ class ClipModel:
         rows = self.embed_texts(query) if isinstance(query, str) else self.embed_images(query)
         return index.search(rows, k)[0]
 
-    def _pixels(self, image: ImageLike) -> torch.Tensor:
-        return image_pixels(open_image(image), self.two_tower.pixels)
-
     def _unit(self, encode: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
         """Return unit-length features of a batch, float32 on the CPU. Weights stay as they were saved."""
         import torch
@@ -312,9 +319,15 @@ class ClipModel:
         device = self.device
         narrow = self.dtype != "float32"
         mixed = torch.autocast(device.type, getattr(torch, self.dtype)) if narrow else contextlib.nullcontext()
-        with torch.no_grad(), mixed:  # inference mode would cast the weights anew for every use
+        with torch.no_grad(), mixed, compiler_errors(self.compiled):  # in inference mode, autocast forgets its casts
             features = encode(batch.to(device))
-        return torch.nn.functional.normalize(features.float(), dim=-1).cpu()
+        rows = torch.nn.functional.normalize(features.float(), dim=-1).cpu()
+        if not ((rows.norm(dim=-1) - 1).abs() < _UNIT_ERROR).all():
+            raise CheckpointError(
+                f"{self.location or 'the model'} gives an embedding that is not finite, or is zero, in {self.dtype}; "
+                + ("its weights are unusable" if self.dtype == "float32" else "try bfloat16, or float32")
+            )
+        return rows
 
 
 def load(  # noqa: PLR0913 (what a user may want to say of a model, in one call)
@@ -348,10 +361,11 @@ def load(  # noqa: PLR0913 (what a user may want to say of a model, in one call)
 
     check_dtype(dtype)
     place = resolve_device(device)
+    check_is_no_bare_name(location)
     folder = fetch(location, revision=revision, sha256=sha256, offline=offline)
     calibration = read_calibration(folder) if calibrated else None
     import_open_clip()
-    two_tower = load_checkpoint(folder, str(place))
+    two_tower = load_checkpoint(folder, str(place), offline=offline)
     model = ClipModel(
         two_tower, location=str(location), folder=folder, dtype=dtype, compiled=compile, calibration=calibration
     )

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clipmed.checkpoint_files import CALIBRATION_FILE
 from clipmed.configuration import from_dict, to_dict
 from clipmed.errors import CheckpointError, ClipmedError
 from clipmed.files import write_json
@@ -28,7 +29,6 @@ from clipmed.probabilities import (
     softmax,
 )
 
-CALIBRATION_FILE = "calibration.json"
 MIN_IMAGES = 20
 _REMEDY = "remove it, fit it anew with `clipmed calibrate`, or load with calibrated=False, which ignores it"
 
@@ -66,6 +66,11 @@ class Calibration:
         if not all(math.isfinite(number) and number > 0 for number in numbers):
             raise ClipmedError(f"calibration: got scale and temperature {numbers}; allowed: finite numbers above 0")
 
+    @property
+    def helps(self) -> bool:
+        """Whether fitted scales are better than the learned one on images that their fits had not seen."""
+        return self.nll_after < self.nll_before
+
     def save(self, folder: Path) -> Path:
         """Write calibration.json into a checkpoint's folder, atomically, and return its path.
 
@@ -90,6 +95,8 @@ def read_calibration(folder: Path) -> Calibration | None:
     path = folder / CALIBRATION_FILE
     try:
         found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        if not isinstance(found, dict) or not isinstance(found.get("labels"), list):
+            raise ValueError("it has no list of labels")
         return from_dict(Calibration, found, path.name)
     except FileNotFoundError:
         return None

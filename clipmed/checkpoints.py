@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipmed.checkpoint_config import read_config
 from clipmed.checkpoint_files import (
     CARD_FILE,
     CONFIG_FILE,
@@ -19,13 +20,11 @@ from clipmed.checkpoint_files import (
     checkpoint_digest,
     write_sums,
 )
-from clipmed.errors import CheckpointError
 from clipmed.files import atomic_folder, write_json, write_text
 from clipmed.hub import HUB_PREFIX, fetch, fetch_snapshot
+from clipmed.loading import load_weights, open_two_tower
 
 if TYPE_CHECKING:
-    import torch
-
     from clipmed.towers import TwoTower
 
 __all__ = [
@@ -61,70 +60,28 @@ def save_checkpoint(folder: Path, two_tower: TwoTower, card: str) -> None:
         write_sums(partial)
 
 
-def load_checkpoint(location: str | Path, device: str = "cpu") -> TwoTower:
-    """Load a checkpoint from a folder or from the Hugging Face hub (`hf-hub:org/name`), in evaluation mode.
+def load_checkpoint(location: str | Path, device: str = "cpu", *, offline: bool | None = None) -> TwoTower:
+    """Load a checkpoint, in evaluation mode.
+
+    Args:
+        location: as for `clipmed.hub.fetch`.
+        device: where the model shall be.
+        offline: use only what is on this machine; $HF_HUB_OFFLINE if not given.
 
     Raises:
-        CheckpointError: nothing there, no safetensors weights, or weights that do not match the config.
+        ConfigError: a malformed location.
+        CheckpointError: nothing there, no safetensors weights, files that were changed, or weights that do not match
+            the config.
     """
-    from clipmed.towers import assemble
-
-    folder = checkpoint_folder(location)
+    folder = fetch(location, offline=offline)
     config = read_config(folder)
     check_sums(folder)
-    two_tower = assemble(config["model_cfg"], preprocess_cfg=config.get("preprocess_cfg"), folder=folder)
-    load_weights(two_tower.model, folder)
-    two_tower.model.to(device).eval()
-    return two_tower
+    return open_two_tower(config, folder, device, offline)
 
 
 def checkpoint_folder(location: str | Path) -> Path:
     """Return the folder of a checkpoint; one that lies elsewhere is downloaded, or found in the cache, first."""
     return fetch(location)
-
-
-def load_weights(model: torch.nn.Module, folder: Path) -> None:
-    """Load the folder's safetensors into `model`; every key must match in name and shape.
-
-    Weights of OpenCLIP's older layout, without a text tower of its own, are renamed where the model has one.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} has no {WEIGHTS_FILE}; pickled weights are not read, since loading them can run code; "
-            "convert them to safetensors first"
-        )
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged ({error}); fetch or save it again") from error
-    wanted = model.state_dict()
-    if "text.positional_embedding" in wanted and "positional_embedding" in state:
-        from open_clip.model import convert_to_custom_text_state_dict
-
-        state = convert_to_custom_text_state_dict(state)
-    _check_state(wanted, state, path)
-    model.load_state_dict(state)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint's config file, after checking that it is one."""
-    path = folder / CONFIG_FILE
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{folder} is not a checkpoint: no {CONFIG_FILE} in it; give a folder that training wrote "
-            f"(its model/ folder) or {HUB_PREFIX}org/name"
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict) or "model_cfg" not in config:
-        raise CheckpointError(f"{path} lacks 'model_cfg'; it is not an OpenCLIP config")
-    return config
 
 
 def _config(two_tower: TwoTower) -> dict[str, Any]:
@@ -146,19 +103,3 @@ def _save_tokenizer(two_tower: TwoTower, folder: Path) -> None:
     text_config = getattr(text, "config", None)
     if text_config is not None:
         text_config.save_pretrained(folder)
-
-
-def _check_state(wanted: dict[str, torch.Tensor], got: dict[str, torch.Tensor], path: Path) -> None:
-    missing = sorted(wanted.keys() - got.keys())
-    unexpected = sorted(got.keys() - wanted.keys())
-    shapes = [
-        f"{name} is {tuple(got[name].shape)}, the config wants {tuple(wanted[name].shape)}"
-        for name in sorted(wanted.keys() & got.keys())
-        if wanted[name].shape != got[name].shape
-    ]
-    if missing or unexpected or shapes:
-        raise CheckpointError(
-            f"{path} does not match its config: {len(missing)} tensors are missing {missing[:3]}, "
-            f"{len(unexpected)} are unexpected {unexpected[:3]}, {len(shapes)} differ in shape {shapes[:3]}; "
-            "the weights are of another model"
-        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, get_args
 
 from clipmed.errors import ConfigError
@@ -42,6 +44,21 @@ def check_dtype(dtype: str) -> None:
     """Raise ConfigError unless `dtype` is one that embeddings are computed in."""
     if dtype not in get_args(DType):
         raise ConfigError(f"dtype: got {dtype!r}; allowed: {', '.join(get_args(DType))}")
+
+
+@contextmanager
+def compiler_errors(compiled: bool) -> Iterator[None]:
+    """Say what to do where PyTorch's compiler fails, which it does when the first batch is there."""
+    try:
+        yield
+    except Exception as error:
+        if not compiled or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        said = " ".join(str(error).split()).partition(" Set TORCH")[0][:300]
+        raise ConfigError(
+            f"compile: PyTorch cannot compile this model here: {said}; it needs a C++ compiler on the CPU and Triton "
+            "on a GPU; load the model with compile=False"
+        ) from error
 
 
 def _count(kind: str) -> int:

@@ -15,7 +15,8 @@ from typing import Any
 SOURCES = "https://github.com/clipmed/clipmed/blob/main/"
 LINK = re.compile(r"\]\(((?:\.\./)+[\w./-]*)")
 COMMANDS = re.compile(r"^<!-- commands: (.+?) -->$", re.MULTILINE)
-WIDTH = "100"
+WIDTH = "92"
+ONE_TEXT = "python -m train"  # its help explains its commands
 TABLES = {  # a program: the modules whose COMMANDS name its commands
     "clipmed": "clipmed.__main__",
     "python -m dataset_builders": "dataset_builders.__main__",
@@ -44,7 +45,7 @@ def _outward(match: re.Match[str], folder: str) -> str:
 def reference(program: str) -> str:
     """Return the help of a program and of each of its commands, as Markdown."""
     parts = [f"## {program}\n", _block(program)]
-    for name in commands(program):
+    for name in commands(program) if program != ONE_TEXT else ():
         parts += [f"### {program.removeprefix('python -m ')} {name}\n", _block(f"{program} {name}")]
     return "\n".join(parts)
 
@@ -56,7 +57,7 @@ def commands(program: str) -> list[str]:
 
 
 def help_text(command: str) -> str:
-    """Return what `COMMAND --help` prints, at a width of 100 columns."""
+    """Return what `COMMAND --help` prints, at the width of a page."""
     words = command.removeprefix("python -m ").split()
     printed = io.StringIO()
     arguments, columns = sys.argv, os.environ.get("COLUMNS", "")

@@ -95,16 +95,31 @@ def test_what_is_only_parsed_is_in_the_documents_and_has_a_reason() -> None:
 
 WORDS = {"FOLDER": "real", "SOURCES.yaml": "phantoms", "SPOOLS": "spools", "RECIPE": "demo", "_OR_SET": ""}
 INLINE = sorted({command for page in pages() for command in inline_commands(page)})
+EXAMPLE = re.compile(r"^ {2,}((?:python -m|torchrun|clipmed) (?:[^\n]*\\\n *)*[^\n]*?)(?: {2,}[^\n]*)?$", re.MULTILINE)
+NOT_PARSED = re.compile(r"\[--option value|train (page|list)\b")  # a usage line; commands without options
 WHOLE = [command for command in INLINE if "--" in command or command.startswith("make ")]
+
+
+def only_parse(found: list[str], made: World, tmp_path: Path) -> None:
+    """Let the commands be parsed by their own parsers; each must be counted."""
+    made.copy(tmp_path / "world")
+    begin = "export DOCUMENTS_ONLY_PARSED=yes CLIPMED_CHECKPOINT=model"
+    script = "\n".join([begin, *(replaced(command, WORDS) for command in found)])
+    done = made.run(script, tmp_path / "world", tmp_path / "commands.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "commands.jsonl").read_text().splitlines()) == len(found)
 
 
 @pytest.mark.slow
 def test_commands_in_running_text_are_parsed(made: World, tmp_path: Path) -> None:
-    made.copy(tmp_path / "world")
-    script = "\n".join(["export DOCUMENTS_ONLY_PARSED=yes", *(replaced(command, WORDS) for command in WHOLE)])
-    done = made.run(script, tmp_path / "world", tmp_path / "commands.jsonl")
-    assert done.returncode == 0, done.stderr
-    assert len((tmp_path / "commands.jsonl").read_text().splitlines()) == len(WHOLE)
+    only_parse(WHOLE, made, tmp_path)
+
+
+@pytest.mark.slow
+def test_examples_in_help_texts_are_parsed(made: World, tmp_path: Path) -> None:
+    found = [match[1] for program in TABLES for match in EXAMPLE.finditer(site_hooks.help_text(program))]
+    only_parse([command for command in found if not NOT_PARSED.search(command)], made, tmp_path)
+    assert len(found) > 30
 
 
 @pytest.mark.slow

@@ -15,15 +15,13 @@ from clipmed.checkpoints import (
     WEIGHTS_FILE,
     checkpoint_digest,
     fetch_snapshot,
-    load_weights,
     read_config,
 )
-from clipmed.deferral import import_open_clip
 from clipmed.devices import DType
 from clipmed.errors import CheckpointError
 from clipmed.hub.openclip_tags import tag_config
+from clipmed.loading import open_two_tower
 from clipmed.pixels import PixelConfig, image_pixels, pixel_config
-from clipmed.towers import assemble
 from zeroshot_eval.encoder_protocol import EncoderFacts, LoadedEncoder
 from zeroshot_eval.weight_files import digest_of, file_digest, read_scalar
 
@@ -65,11 +63,8 @@ class OpenClipSource:
         Raises:
             ClipmedError: a config that OpenCLIP refuses, or weights of another model.
         """
-        import_open_clip()
-        config = self.config
-        two_tower = assemble(config["model_cfg"], preprocess_cfg=config.get("preprocess_cfg"), folder=self.folder)
-        load_weights(two_tower.model, self.folder)
-        model: Any = two_tower.model.to(device).eval()
+        two_tower = open_two_tower(self.config, self.folder, device)
+        model: Any = two_tower.model
         pixels = _pixel_config(self)
         return LoadedEncoder(
             facts=self.facts(),

@@ -38,15 +38,13 @@ class Command:
 
 def run(command: Command) -> None:
     """Write the folder and print the report."""
-    from clipmed.checkpoints import checkpoint_digest, checkpoint_folder, load_checkpoint
+    from clipmed.api import load
     from clipmed.exporting.onnx_export import export_onnx
     from clipmed.exporting.transformers_export import export_transformers
 
-    two_tower = load_checkpoint(command.checkpoint)
-    source = {
-        "checkpoint": command.checkpoint,
-        "checkpoint_digest": checkpoint_digest(checkpoint_folder(command.checkpoint)),
-    }
+    model = load(command.checkpoint, "cpu")
+    two_tower = model.two_tower
+    source = {"checkpoint": command.checkpoint, "checkpoint_digest": model.digest}
     if command.format == "onnx":
         report = export_onnx(two_tower, command.out, source, half=command.half)
     else:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -14,7 +14,10 @@ from clipmed.devices import DType
 from clipmed.errors import ConfigError
 
 CHECKPOINT_VARIABLE = "CLIPMED_CHECKPOINT"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k", ".pgm", ".ppm"),
+    *(".dcm", ".dicom", ".ima"),
+)
 Images = Annotated[tuple[str, ...], tyro.conf.Positional]
 
 
@@ -39,6 +42,21 @@ class CheckpointOptions:
                 "checkpoint: got none; give --checkpoint with a folder, hf-hub:org/name, MODEL:TAG or URL, or set "
                 f"{CHECKPOINT_VARIABLE}"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How many images are read."""
+
+    batch_size: int = 64
+    """images that the model takes at a time; results do not depend on it"""
+    on_error: Literal["stop", "skip"] = "stop"
+    """what to do with an image that cannot be used: stop there, or go on, list it with its reason, and exit with
+    status 1"""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size: got {self.batch_size}; allowed: 1 or more")
 
 
 def image_files(patterns: Sequence[str | Path]) -> list[Path]:

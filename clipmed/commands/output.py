@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clipmed.inputs import SkippedImage
 
 RESEARCH_ONLY = "Research use only."
 
@@ -25,6 +29,16 @@ def print_table(
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+def finish(skipped: Sequence[SkippedImage], total: int) -> None:
+    """End a command over images: where some were skipped, say so on standard error and exit with status 1."""
+    if not skipped:
+        return
+    for image in skipped:
+        print(f"skipped: {image.reason}", file=sys.stderr)
+    print(f"{len(skipped)} of {total} images were skipped", file=sys.stderr)
+    sys.exit(1)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:

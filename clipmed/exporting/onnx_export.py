@@ -207,13 +207,15 @@ def _write_tokenizer(two_tower: TwoTower, folder: Path) -> None:
 
 def _preprocessing(two_tower: TwoTower) -> dict[str, Any]:
     model: Any = two_tower.model
-    cfg = model.visual.preprocess_cfg
+    pixels = two_tower.pixels
     return {
-        "size": two_tower.image_size,
-        "resize_mode": cfg["resize_mode"],
-        "interpolation": cfg["interpolation"],
-        "mean": list(two_tower.mean),
-        "std": list(two_tower.std),
+        "height": pixels.size[0],
+        "width": pixels.size[1],
+        "resize_mode": pixels.resize_mode,
+        "interpolation": pixels.interpolation,
+        "fill_color": pixels.fill_color,
+        "mean": list(pixels.mean),
+        "std": list(pixels.std),
         "context_length": two_tower.context_length,
         "logit_scale": float(model.logit_scale.detach().exp()),
         "logit_bias": None if model.logit_bias is None else float(model.logit_bias.detach()),
@@ -221,34 +223,37 @@ def _preprocessing(two_tower: TwoTower) -> dict[str, Any]:
 
 
 def _readme(two_tower: TwoTower, report: Mapping[str, Any]) -> str:
-    model: Any = two_tower.model
-    cfg = model.visual.preprocess_cfg
-    resize = _RESIZE.get(cfg["resize_mode"], "# resize and pad as preprocess.json says")
+    pixels = two_tower.pixels
+    height, width = pixels.size
+    mode = "other" if pixels.resize_mode == "shortest" and height != width else pixels.resize_mode
+    resize = _RESIZE.get(mode, "# bring the image to `size` as preprocess.json says")
     differs = max(report["image_embeddings_differ_by"], report["text_embeddings_differ_by"])
     return _README.format(
         opset=report["opset"],
         weights=report["weights"],
-        size=two_tower.image_size,
+        height=height,
+        width=width,
         length=two_tower.context_length,
-        resize=resize.format(resampling=cfg["interpolation"].upper()),
+        resize=resize.format(resampling=pixels.interpolation.upper()),
         differs=f"{differs:.1e}",
         batches=", ".join(map(str, report["batch_sizes"])),
     )
 
 
 _RESIZE = {
-    "shortest": """width, height = (size * side // min(image.size) for side in image.size)
-left, top = round((width - size) / 2), round((height - size) / 2)
-image = image.resize((width, height), Image.Resampling.{resampling}).crop((left, top, left + size, top + size))""",
-    "squash": "image = image.resize((size, size), Image.Resampling.{resampling})",
+    "shortest": """shorter, (width, height) = min(image.size), size
+image = image.resize([width * side // shorter for side in image.size], Image.Resampling.{resampling})
+left, top = (round((side - width) / 2) for side in image.size)
+image = image.crop((left, top, left + width, top + height))""",
+    "squash": "image = image.resize(size, Image.Resampling.{resampling})",
 }
 _README = """# ONNX export
 
 Both towers of a checkpoint, exported by clipmed with ONNX opset {opset}, weights in {weights}. Research use only; not a
 medical device.
 
-`image.onnx`: `pixels` (N, 3, {size}, {size}) float32, normalised. `text.onnx`: `tokens` (N, {length}) int64. Both give
-`embeddings` (N, D) float32 of unit length, for any N. In onnxruntime they differ from the checkpoint's by at most
+`image.onnx`: `pixels` (N, 3, {height}, {width}) float32, normalised. `text.onnx`: `tokens` (N, {length}) int64. Both
+give `embeddings` (N, D) float32 of unit length, for any N. In onnxruntime they differ from the checkpoint's by at most
 {differs} in batches of {batches} (export.json).
 
 ```python
@@ -259,8 +264,8 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 settings = json.load(open("preprocess.json"))
-size, mean, std = (np.array(settings[name], dtype=np.float32) for name in ("size", "mean", "std"))
-size, image = int(size), Image.open("image.png").convert("RGB")
+mean, std = (np.array(settings[name], dtype=np.float32) for name in ("mean", "std"))
+size, image = (settings["width"], settings["height"]), Image.open("image.png").convert("RGB")
 {resize}
 pixels = ((np.asarray(image, dtype=np.float32) / 255 - mean) / std).transpose(2, 0, 1)[None]
 tokens = [text.ids for text in Tokenizer.from_file("tokenizer.json").encode_batch(["a normal scan", "a mass"])]

@@ -46,11 +46,10 @@ def probe_images() -> list[Image.Image]:
 def probe_pixels(two_tower: TwoTower) -> torch.Tensor:
     """Return the probe images as the checkpoint sees them, float32 of shape (N, 3, H, W)."""
     import torch
-    from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    visual: Any = two_tower.model.visual
-    transform = image_transform_v2(PreprocessCfg(**visual.preprocess_cfg), is_train=False)
-    return torch.stack([transform(image) for image in probe_images()])
+    from clipmed.pixels import image_pixels
+
+    return torch.stack([image_pixels(image, two_tower.pixels) for image in probe_images()])
 
 
 def largest_difference(first: torch.Tensor | npt.NDArray[Any], second: torch.Tensor | npt.NDArray[Any]) -> float:

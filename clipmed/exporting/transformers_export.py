@@ -150,22 +150,21 @@ def _eos_id(two_tower: TwoTower) -> int:
 
 
 def _image_settings(two_tower: TwoTower) -> dict[str, Any]:
-    visual: Any = two_tower.model.visual
-    cfg = visual.preprocess_cfg
-    size = two_tower.image_size
-    mode = cfg["resize_mode"]
-    if mode not in {"shortest", "squash"}:
+    pixels = two_tower.pixels
+    height, width = pixels.size
+    if pixels.resize_mode == "longest" or (pixels.resize_mode == "shortest" and height != width):
         raise ConfigError(
-            f"preprocess_cfg: transformers' image processor has no resize_mode={mode!r}; allowed: shortest, squash"
+            f"preprocess_cfg: transformers' image processor has no resize_mode={pixels.resize_mode!r} for {height}x"
+            f"{width} pixels; allowed: shortest for a square, squash; export it with --format onnx"
         )
-    square = {"height": size, "width": size}
+    size = {"height": height, "width": width}
     return {
-        "size": square if mode == "squash" else {"shortest_edge": size},
-        "do_center_crop": mode == "shortest",
-        "crop_size": square,
-        "resample": _RESAMPLING.get(cfg["interpolation"], _RESAMPLING["bicubic"]),
-        "image_mean": list(two_tower.mean),
-        "image_std": list(two_tower.std),
+        "size": size if pixels.resize_mode == "squash" else {"shortest_edge": height},
+        "do_center_crop": pixels.resize_mode == "shortest",
+        "crop_size": size,
+        "resample": _RESAMPLING[pixels.interpolation],
+        "image_mean": list(pixels.mean),
+        "image_std": list(pixels.std),
     }
 
 

@@ -83,7 +83,7 @@ def test_classify_gives_probabilities_of_scaled_cosines(checkpoint, image):
         (["only one"], "two or more different labels: got 1"),
         (["x", "x"], "got 'x' twice"),
         ("lung", "labels must be a list"),
-        ({"a": ["p"], "b": []}, "prompts that are not empty: got none for b"),
+        ({"a": ["p"], "b": []}, "prompts that are not empty: got an empty list for .b."),
     ],
 )
 def test_wrong_labels_are_refused(checkpoint, image, labels, message):
@@ -121,6 +121,16 @@ def test_unknown_models_name_the_nearest():
         build_two_tower(ModelConfig(config="ViT-B-33"))
     with pytest.raises(ConfigError, match=r"no pretrained weights 'opena'; did you mean 'openai'\?"):
         build_two_tower(ModelConfig(config="ViT-B-32", pretrained="opena"))
+
+
+def test_a_model_name_without_a_tag_lists_the_tags(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"'vit-b-32' is an OpenCLIP model .*as in ViT-B-32:openai; its tags: openai, "
+    ):
+        clipmed.load("vit-b-32", "cpu")
+    with pytest.raises(CheckpointError, match="nowhere is not a checkpoint"):
+        clipmed.load("nowhere", "cpu")
 
 
 def test_training_can_start_from_a_checkpoint_folder(checkpoint):

@@ -37,6 +37,35 @@ for label in normal pneumonia; do
   for image in real/images/cxr_pneumonia/$label/*; do cp $image my_images/$label/p00$(basename $image); done
 done
 """
+TRAINED = """
+cp -r build/demo/run build/
+python -m train laptop --data.sets build/demo/set --out build/tuned
+cp -r real/images/cxr_pneumonia my_images
+"""
+CAPTIONED = """
+echo path,caption > my_captions.csv
+for image in my_images/*/*; do echo $image,An image >> my_captions.csv; done
+cp $(ls my_images/*/* | head -1) query.png
+"""
+VALIDATION = """
+for label in "no abnormality" pneumonia; do
+  mkdir -p "my_validation/$label"
+  for image in real/images/fundus_eye4/*/*; do cp $image "my_validation/$label/$(echo $image | tr / _)"; done
+done
+"""
+PICKLED = """
+cat > pickled.py <<'END'
+import json, torch
+from pathlib import Path
+from safetensors.torch import load_file
+
+model = Path("build/demo/run/model")
+torch.save({"state_dict": load_file(model / "open_clip_model.safetensors")}, "epoch_32.pt")
+config = json.loads((model / "open_clip_config.json").read_text())["model_cfg"]
+Path("my_model.json").write_text(json.dumps(config))
+END
+python pickled.py
+"""
 MIXED = """
 for part in ct mri; do
   python -m dataset_builders captions make build/demo/spools/phantom_$part --store captions.sqlite \
@@ -53,7 +82,7 @@ PAGES: dict[str, Assumed] = {
     "README.md": Assumed(
         before=SNAPSHOT,
         words={
-            "IMAGE_OR_FOLDER": "real/images/cxr_pneumonia",
+            "image.jpg": "real/images/cxr_pneumonia/normal/0_0_left.png",
             "ROOT=FOLDER": f"ROOT=real {ALL_LICENCES}",
             "FOLDER": "real",
             "build/base build/new": f"build/scores build/scores {BOTH}",
@@ -87,6 +116,16 @@ PAGES: dict[str, Assumed] = {
         before="ln -s build/demo/spools spools\ncp -r real/images/cxr_pneumonia my_test_set"
     ),
     "docs/how-to/train-slurm.md": Assumed(before="cp -r build/demo/set build/"),
+    "docs/how-to/calibrate.md": Assumed(before=TRAINED + VALIDATION),
+    "docs/how-to/merge.md": Assumed(before=TRAINED),
+    "docs/how-to/publish.md": Assumed(before="export HF_TOKEN=hf_any\ncp -r build/demo/run build/demo/scores build/"),
+    "docs/how-to/import.md": Assumed(before=PICKLED),
+    "docs/how-to/export.md": Assumed(before=TRAINED),
+    "docs/how-to/offline.md": Assumed(before=TRAINED, words={"/shared": "shared"}),
+    "docs/how-to/search.md": Assumed(before=TRAINED + CAPTIONED),
+    "docs/how-to/serve.md": Assumed(
+        before=TRAINED + "clipmed index my_images --out build/index --checkpoint build/run/model"
+    ),
     "docs/results.md": Assumed(words={"FOLDER": "real", "LABELLED": "build/real/spools/*"}),
     "docs/scale.md": Assumed(words={"SET": "build/demo/set"}),
     "docs/training.md": Assumed(

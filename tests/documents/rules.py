@@ -14,6 +14,10 @@ PARSED: tuple[tuple[str, str], ...] = (
         "slow, and run elsewhere",
     ),
     (r"^python -m benchmarks\.", "takes minutes, and peers of its own"),
+    (
+        r"^clipmed import .*(microsoft/|BIOMEDICA/|flaviagiammarino/|--layout unimed)",
+        "published weights are not here; tests/clipmed/test_importing.py converts small ones of their layouts",
+    ),
     (r"^pip install\b", "installs from the internet; tests/test_wheel.py builds the wheel"),
     (r"^vllm ", "another project's program"),
     (r"--device cuda|--precision bf16", "needs a GPU"),

@@ -24,7 +24,7 @@ from tests.dataset_builders.bucket_server import bucket_server
 from tests.dataset_builders.llm_server import Answer, Body, llm_server
 from tests.dataset_builders.test_catalogue_fixtures import FIXTURES, WRITERS
 from tests.documents.programs import programs
-from tests.zeroshot_eval.hub_server import serve as hub_server
+from tests.hub_server import serve as hub_server
 
 REPOSITORY = Path(__file__).parents[2]
 BUILT = """
@@ -74,18 +74,16 @@ class World:
 @contextlib.contextmanager
 def world(shared: Path, own: Path) -> Iterator[World]:
     """Yield the world. `shared` is a folder of all test processes, of which one builds; `own` is this one's."""
-    hub = shared / "hub"
     with (
         bucket_server(NUM_ARTICLES) as bucket,
         llm_server(_answer) as llm,
-        hub_server(hub) as hub_address,
-        programs(own, {"HF_ENDPOINT": hub_address.url, "HF_HUB_OFFLINE": "0"}) as binaries,
+        hub_server(own / "hub") as hub,
+        programs(own, hub_variables(own, hub.url)) as binaries,
     ):
         environment = {
+            **hub_variables(own, hub.url),
             "PATH": f"{binaries}:/usr/bin:/bin",
             "HOME": str(own),
-            "HF_HOME": str(own / "huggingface"),
-            "HF_ENDPOINT": hub_address.url,
             "CLIPMED_CACHE": str(own / "cache"),
             "NO_ALBUMENTATIONS_UPDATE": "1",
             "OMP_NUM_THREADS": "1",
@@ -97,9 +95,16 @@ def world(shared: Path, own: Path) -> Iterator[World]:
         with (shared / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (shared / "built").exists():
-                _build(made, hub)
+                _build(made, shared / "hub")
                 (shared / "built").touch()
+        for folder in (shared / "hub").glob("*/*"):
+            hub.add(f"{folder.parent.name}/{folder.name}", folder)
         yield made
+
+
+def hub_variables(own: Path, address: str) -> dict[str, str]:
+    """What makes the stand-in the hub; all of it is read when huggingface_hub is imported."""
+    return {"HF_HOME": str(own / "huggingface"), "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}
 
 
 def _build(made: World, hub: Path) -> None:

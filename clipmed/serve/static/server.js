@@ -10,21 +10,30 @@ export async function classify(image, labels, prompts, signal) {
   const form = formOf(image);
   labels.forEach((label) => form.append("labels", label));
   if (Object.keys(prompts).length) form.append("prompts", JSON.stringify(prompts));
-  return (await answerOf("/api/classify", { method: "POST", body: form, signal })).json();
+  return (await posted("/api/classify", form, signal)).json();
 }
 
 export async function similar(image, signal) {
-  return (await answerOf("/api/similar", { method: "POST", body: formOf(image), signal })).json();
+  return (await posted("/api/similar", formOf(image), signal)).json();
 }
 
 export async function preview(image, signal) {
-  return (await answerOf("/api/preview", { method: "POST", body: formOf(image), signal })).blob();
+  return (await posted("/api/preview", formOf(image), signal)).blob();
 }
 
 function formOf(image) {
   const form = new FormData();
   form.append("image", image, "image"); // the server has no use for the file's name
   return form;
+}
+
+// One after the other: a page takes one of the server's places, and leaves the others to others.
+let lastPosted = Promise.resolve();
+
+function posted(address, body, signal) {
+  const answer = lastPosted.then(() => answerOf(address, { method: "POST", body, signal }));
+  lastPosted = answer.catch(() => null);
+  return answer;
 }
 
 async function answerOf(address, options) {

@@ -1,0 +1,126 @@
+"""Plain OpenCLIP loads what clipmed saves, clipmed loads what OpenCLIP saves, and both embed the same."""
+
+import json
+
+import open_clip
+import pytest
+import torch
+from open_clip.push_to_hf_hub import save_config_for_hf, save_for_hf
+from safetensors.torch import save_file
+
+import clipmed
+from tests.clipmed.tiny_towers import (
+    NATIVE_TEXT,
+    NATIVE_VISION,
+    RESNET_VISION,
+    TIMM_VISION,
+    checkpoint,
+    hugging_face,
+    native,
+    scan,
+    two_tower,
+    write_bert,
+    write_roberta,
+)
+
+TEXTS = ["a mass!", "T2 – the patient’s “lesion” &lt; 3 cm", "one word " * 30]
+KINDS = {
+    "native towers": lambda files: native(),
+    "quick gelu": lambda files: native(quick_gelu=True),
+    "text in a tower of its own": lambda files: native(custom_text=True),
+    "resnet": lambda files: native(vision_cfg=RESNET_VISION),
+    "average of patches": lambda files: native(vision_cfg=NATIVE_VISION | {"pool_type": "avg"}),
+    "sigmoid loss, as SigLIP": lambda files: native(
+        custom_text=True,
+        init_logit_scale=2.0,
+        init_logit_bias=-10.0,
+        text_cfg=NATIVE_TEXT
+        | {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}},
+    ),
+    "timm": lambda files: native(custom_text=True, vision_cfg=TIMM_VISION),
+    "bert, mean, two matrices": lambda files: native(text_cfg=hugging_face(files["bert"], "mean_pooler")),
+    "bert, its own pooler": lambda files: native(text_cfg=hugging_face(files["bert"], "cls_pooler", "linear")),
+    "timm and roberta": lambda files: native(vision_cfg=TIMM_VISION, text_cfg=hugging_face(files["roberta"])),
+}
+PREPROCESSING = {
+    "native towers": {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)},
+    "sigmoid loss, as SigLIP": {
+        "resize_mode": "squash",
+        "interpolation": "bilinear",
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+    },
+    "timm": {"resize_mode": "longest", "fill_color": 9},
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text-towers")
+    return {"bert": write_bert(folder / "bert"), "roberta": write_roberta(folder / "roberta")}
+
+
+def embedded_by_open_clip(model, preprocess, tokenizer):
+    images = torch.stack([preprocess(scan(seed)) for seed in range(3)])
+    with torch.no_grad():
+        return model.encode_image(images, normalize=True), model.encode_text(tokenizer(TEXTS), normalize=True)
+
+
+def require_equal(folder, images, texts):
+    """Assert that clipmed gives these embeddings, from the folder alone."""
+    model = clipmed.load(folder, "cpu")
+    torch.testing.assert_close(model.embed_images([scan(seed) for seed in range(3)]), images, atol=1e-6, rtol=0)
+    torch.testing.assert_close(model.embed_texts(TEXTS), texts, atol=1e-6, rtol=0)
+    assert (texts[0] - texts[1]).abs().max() > 1e-4
+    assert (images[0] - images[1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_open_clip_loads_what_clipmed_saves(kind, files, tmp_path, monkeypatch):
+    folder = checkpoint(tmp_path / "model", KINDS[kind](files), **PREPROCESSING.get(kind, {}))
+    monkeypatch.chdir(folder)  # where a text tower's "." leads
+    name = f"local-dir:{folder}"
+    tokenizer = open_clip.get_tokenizer(name)
+    model, preprocess = open_clip.create_model_from_pretrained(name)
+    images, texts = embedded_by_open_clip(model.eval(), preprocess, tokenizer)
+    require_equal(folder, images, texts)
+    model, _, preprocess = open_clip.create_model_and_transforms(name)
+    again = embedded_by_open_clip(model.eval(), preprocess, tokenizer)
+    torch.testing.assert_close(again, (images, texts))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_clipmed_loads_what_open_clip_saves(kind, files, tmp_path):
+    """Files as OpenCLIP's `save_for_hf` writes them, without the pickle; it cannot save its own tokenizer.
+
+    It does not save `fill_color` either.
+    """
+    source = KINDS[kind](files)
+    built = two_tower(source, **PREPROCESSING.get(kind, {}) | {"fill_color": 0})
+    model, folder = built.model, tmp_path / "model"
+    preprocess = open_clip.transform.image_transform_v2(
+        open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg), is_train=False
+    )
+    if "hf_model_name" in source["text_cfg"]:
+        save_for_hf(model, built.tokenizer, json.loads(json.dumps(source)), folder, safe_serialization=True)
+    else:
+        folder.mkdir()
+        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(state, folder / "open_clip_model.safetensors")
+        save_config_for_hf(model, folder / "open_clip_config.json", json.loads(json.dumps(source)))
+    require_equal(folder, *embedded_by_open_clip(model, preprocess, built.tokenizer))
+
+
+@pytest.mark.parametrize("kind", ["native towers", "sigmoid loss, as SigLIP", "bert, mean, two matrices"])
+def test_both_load_the_same_repository_of_a_hub(kind, files, tmp_path, local_hub):
+    folder = checkpoint(tmp_path / "model", KINDS[kind](files), **PREPROCESSING.get(kind, {}))
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    text_cfg = config["model_cfg"]["text_cfg"]
+    if "hf_model_name" in text_cfg:  # as of a text tower that came from the hub, and not from a folder
+        text_cfg |= {"hf_model_name": "org/bert", "hf_tokenizer_name": "org/bert"}
+        local_hub.add("org/bert", files["bert"])
+    local_hub.add("org/model", folder)
+    local_hub.commit("org/model", {"open_clip_config.json": json.dumps(config).encode(), "SHA256SUMS": None})
+    model, _, preprocess = open_clip.create_model_and_transforms("hf-hub:org/model", pretrained_text=False)
+    tokenizer = open_clip.get_tokenizer("hf-hub:org/model")
+    require_equal("hf-hub:org/model", *embedded_by_open_clip(model.eval(), preprocess, tokenizer))
