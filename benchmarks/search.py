@@ -1,6 +1,6 @@
 """Queries of a search index: ours, PyTorch's product and topk, and Faiss, over the same embeddings on the same cores.
 
-usage: python -m benchmarks.search [--rows 1000 100000 1000000] [--rounds 7] [--out benchmarks/results/search.json]
+usage: python -m benchmarks.search [--rows 1000 100000 1000000] [--rounds 15] [--out benchmarks/results/search.json]
 
 Embeddings are synthetic: unit vectors of 512 numbers around 4000 topics in a cone, and queries of two kinds, held-out
 images and texts, the latter in a cone of their own (`benchmarks.search_data`). The same ten hits are asked for:
@@ -12,8 +12,9 @@ images and texts, the latter in a cone of their own (`benchmarks.search_data`). 
   faiss_hnsw  Faiss's HNSW with 32 links, and the least breadth that reaches it; up to 100 000 rows, since building
               it takes long
 
-Times are medians in ms of one query, and of 64 at once, texts, in a process that holds the index already. Each
-contestant but those of exact runs in a process of its own. Prints a table and one line of JSON, and saves that.
+Times are in ms, of one query and of 64 at once, texts, in a process that holds the index already: the least of all
+rounds, since on a machine that is shared others make the rest. Each contestant but those of exact runs in a process of
+its own. Prints a table and one line of JSON, and saves that.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main() -> None:
     """Measure every size, print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 100_000, 1_000_000], help="sizes of the index")
-    parser.add_argument("--rounds", type=int, default=7, help="how often each searches; the first one warms up")
+    parser.add_argument("--rounds", type=int, default=15, help="how often each searches")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the figures are saved")
     options = parser.parse_args()
     figures: dict[str, Any] = {"name": "search", "cores": os.cpu_count(), "load_before": os.getloadavg()[0]}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ Search = Callable[[Singles], Any]
 
 
 def timed(contestants: dict[str, Search], queries: Singles, rounds: int) -> dict[str, float]:
-    """Return medians in ms of one query, and of 64 at once; rounds alternate between the contestants."""
+    """Return the least ms of one query, and of 64 at once; rounds alternate between the contestants."""
     times: dict[str, list[float]] = {}
     for number in range(rounds):
         for name, search in contestants.items():
@@ -36,7 +35,7 @@ def timed(contestants: dict[str, Search], queries: Singles, rounds: int) -> dict
                 begin = time.perf_counter()
                 search(some)
                 times.setdefault(f"{name}_{label}_ms", []).append(1e3 * (time.perf_counter() - begin))
-    return {name: statistics.median(values[1:]) for name, values in times.items()}  # the first one warms up
+    return {name: min(values) for name, values in times.items()}
 
 
 def run_exact(rows: int, rounds: int) -> dict[str, Any]:

@@ -8,7 +8,20 @@ from types import ModuleType
 
 import tyro
 
-from clipmed.commands import calibrate, classify, embed, export, index, info, search, serve
+from clipmed.commands import (
+    calibrate,
+    classify,
+    embed,
+    export,
+    import_,
+    index,
+    info,
+    merge,
+    pull,
+    push,
+    search,
+    serve,
+)
 from clipmed.errors import ClipmedError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -16,8 +29,12 @@ COMMANDS: dict[str, ModuleType] = {
     "classify": classify,
     "embed": embed,
     "export": export,
+    "import": import_,
     "index": index,
     "info": info,
+    "merge": merge,
+    "pull": pull,
+    "push": push,
     "search": search,
     "serve": serve,
 }

@@ -18,6 +18,7 @@ from clipmed.inputs import SkippedImage, image_list, open_image
 from clipmed.inputs.batches import batches
 from clipmed.labels import DEFAULT_TEMPLATES, label_prompts
 from clipmed.pixels import image_pixels
+from clipmed.towers import check_is_no_bare_name
 from clipmed.zeroshot import class_rows
 
 if TYPE_CHECKING:
@@ -360,6 +361,7 @@ def load(  # noqa: PLR0913 (what a user may want to say of a model, in one call)
 
     check_dtype(dtype)
     place = resolve_device(device)
+    check_is_no_bare_name(location)
     folder = fetch(location, revision=revision, sha256=sha256, offline=offline)
     calibration = read_calibration(folder) if calibrated else None
     import_open_clip()

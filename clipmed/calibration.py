@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clipmed.checkpoint_files import CALIBRATION_FILE
 from clipmed.configuration import from_dict, to_dict
 from clipmed.errors import CheckpointError, ClipmedError
 from clipmed.files import write_json
@@ -28,7 +29,6 @@ from clipmed.probabilities import (
     softmax,
 )
 
-CALIBRATION_FILE = "calibration.json"
 MIN_IMAGES = 20
 _REMEDY = "remove it, fit it anew with `clipmed calibrate`, or load with calibrated=False, which ignores it"
 

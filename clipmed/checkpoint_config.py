@@ -154,6 +154,11 @@ def check_text_config(path: Path, context_length: int, entries: Mapping[str, Ten
         )
 
 
+def is_hub_name(name: Any) -> bool:
+    """Whether a name is that of a repository of the hub, as text towers and tokenizers are called."""
+    return isinstance(name, str) and _HUB_NAME.fullmatch(name) is not None and ".." not in name
+
+
 def check_no_code(path: Path) -> None:
     """Check that a JSON file of a text tower or tokenizer names no code of its repository, and no kernels to fetch.
 
@@ -208,7 +213,7 @@ def _check_names(model_cfg: Mapping[str, Any], where: str) -> None:
         )
     for key in ("hf_model_name", "hf_tokenizer_name"):
         name = text.get(key)
-        if name not in (None, HERE) and (_HUB_NAME.fullmatch(name) is None or ".." in name):
+        if name not in (None, HERE) and not is_hub_name(name):
             raise CheckpointError(
                 f"{where}: model_cfg.text_cfg.{key} is {name!r:.100}; allowed: '.', for the files beside it, or "
                 "org/name of the hub; a path of another machine means nothing here"

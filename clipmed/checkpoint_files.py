@@ -52,9 +52,13 @@ _SUMS_BYTES_MAX = 1 << 20
 
 def write_sums(folder: Path) -> None:
     """Write SHA256SUMS over the folder's config, weights and tokenizer files."""
-    names = [path.name for path in folder.iterdir() if path.is_file() and _is_summed(path.name)]
-    lines = [f"{sha256_file(folder / name)}  {name}\n" for name in sorted(names)]
-    write_text(folder / SUMS_FILE, "".join(lines))
+    write_text(folder / SUMS_FILE, sums_text(folder))
+
+
+def sums_text(folder: Path) -> str:
+    """Return the content of SHA256SUMS for a folder's config, weights and tokenizer files."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and _is_summed(path.name))
+    return "".join(f"{file_sha256(folder / name)}  {name}\n" for name in names)
 
 
 def read_sums(folder: Path) -> dict[str, str] | None:

@@ -7,7 +7,7 @@ import io
 import math
 import warnings
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from clipmed.errors import ConfigError, ItemRejectedError
 from clipmed.jpeg_segments import without_metadata
+from clipmed.perceptual import perceptual_hash
 from clipmed.rejects import RejectReason, Stage
 
 ArrayHWC = npt.NDArray[np.uint8]
@@ -24,8 +25,6 @@ ArrayHWC = npt.NDArray[np.uint8]
 _PREVIEW_SCALES, _PREVIEW_SIDE = (8, 4), 96
 # The decoder's own reductions. One that leaves this share of `max_side` is stored as it is.
 _REDUCTIONS, _ENOUGH = (8, 4, 2), 0.75
-_HASH_SIDE, _HASH_GAP, _HASH_BITS = 32, 4.0, 8
-_HASH_ROWS = 192  # at least so many are looked at
 _ORIENTATION = 0x0112
 _GREY_MODES = frozenset({"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"})
 # Warnings of libjpeg that tell of lost or damaged pixels. The others speak of headers.
@@ -190,38 +189,6 @@ def store_pixels(pixels: npt.NDArray[np.uint8], config: ImageConfig) -> StoredIm
     _check_shape(width, height, config)
     _check_blank(pixels)
     return _store(_fit(np.ascontiguousarray(pixels), config.max_side), config)
-
-
-def perceptual_hash(pixels: npt.NDArray[np.uint8], extent: tuple[float, float] | None = None) -> str:
-    """Return the 64-bit DCT hash of RGB (H, W, 3) or grey (H, W) pixels as 16 hex digits.
-
-    With `extent`, the image covers that width and height of the pixels, and no more.
-
-    It is `imagehash.phash` of an image that is first averaged down to about four times its 32 by 32 pixels, from some
-    200 of its rows or more: fast, and nearly always within 2 bits of the hash of the whole image. Every processor gives
-    the same bits: the sums of the DCT are whole numbers that a double holds.
-    """
-    import cv2
-
-    step = 1 if extent else max(1, min(pixels.shape[:2]) // _HASH_ROWS)
-    pixels = pixels[step // 2 :: step]
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels
-    width, height = extent or (grey.shape[1], grey.shape[0])
-    small = Image.fromarray(grey).resize(
-        (_HASH_SIDE, _HASH_SIDE), Image.Resampling.LANCZOS, (0, 0, width, height), reducing_gap=_HASH_GAP
-    )
-    cosines = _hash_cosines()
-    low = (cosines @ np.asarray(small, np.float64) @ cosines.T).ravel()
-    middle = np.partition(low, (low.size // 2 - 1, low.size // 2))[low.size // 2 - 1 : low.size // 2 + 1]
-    return np.packbits(low > middle.mean()).tobytes().hex()
-
-
-@lru_cache(maxsize=1)
-def _hash_cosines() -> npt.NDArray[np.float64]:
-    """The lowest rows of the DCT-II of 32 values, in steps of 2**-14: whole numbers, of shape (8, 32)."""
-    steps = np.outer(np.arange(_HASH_BITS), 2 * np.arange(_HASH_SIDE) + 1)
-    cosines: npt.NDArray[np.float64] = np.rint(np.cos(steps * (np.pi / (2 * _HASH_SIDE))) * (1 << 14))
-    return cosines
 
 
 def decode_rgb(jpeg: bytes, min_side: int | None = None) -> ArrayHWC:

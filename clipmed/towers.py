@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipmed.configuration import nearest
+from clipmed.deferral import import_open_clip
 from clipmed.errors import ConfigError
 from clipmed.pixels import PixelConfig, pixel_config
 
@@ -205,6 +206,22 @@ def _from_openclip_tag(name: str, tag: str, model_cfg: dict[str, Any]) -> TwoTow
     )
     pixels = pixel_config(model.visual.preprocess_cfg, model.visual.image_size, f"{name}:{tag}")
     return _two_tower(model, model_cfg, pixels, None)
+
+
+def check_is_no_bare_name(location: str | Path) -> None:
+    """Raise ConfigError for the name of an OpenCLIP model without a tag, with the tags that its weights have."""
+    name = str(location)
+    if not name or any(letter in name for letter in ":/\\") or Path(name).exists():
+        return
+    import_open_clip()
+    import open_clip
+
+    model = next((one for one in open_clip.list_models() if one.lower() == name.lower()), None)
+    if model is None:
+        return
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    example = f"give one, as in {model}:{tags[0]!s}; its tags: {', '.join(tags)}" if tags else "it has none"
+    raise ConfigError(f"{name!r} is an OpenCLIP model without its weights' tag: {example}")
 
 
 def _check_tag(name: str, tag: str) -> None:

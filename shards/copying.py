@@ -27,7 +27,7 @@ from shards.caption_join import JoinSettings, joined_captions
 from shards.config import PackConfig
 from shards.schema import INDEX
 from shards.spool import add_member
-from shards.tars import BLOCK, RandomAccess
+from shards.tars import BLOCK, RandomAccess, write_tar
 
 PLAN_FILE = "plan.parquet"
 PARTS = "parts"
@@ -83,10 +83,7 @@ def copy_shard(task: ShardTask) -> int:
     tars = [RandomAccess(path, metadata[b"digest"].decode()) for path in json.loads(metadata[b"tars"])]
     entries = plan.read_row_group(task.number).to_pylist()
     settings = CopySettings.parse(metadata[b"settings"].decode())
-    with (
-        _renamed(task.partial / task.name) as temporary,
-        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
+    with _renamed(task.partial / task.name) as temporary, write_tar(temporary) as (tar, file):
         rows = [_copy_sample(tar, entry, tars[entry["unit"]], task.name, settings) for entry in entries]
     with _renamed(task.part) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, INDEX), temporary)
@@ -97,7 +94,7 @@ def copy_shard(task: ShardTask) -> int:
         "bytes": shard.stat().st_size,
         "samples": len(rows),
         "scaled": sum(row["sha256"] != entry["sha256"] for row, entry in zip(rows, entries, strict=True)),
-        "sha256": sha256_file(shard),
+        "sha256": file.sha256(),
     }
     with _renamed(task.receipt) as temporary:
         temporary.write_text(json.dumps({**receipt, "part_sha256": sha256_file(task.part)}, sort_keys=True))

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from clipmed.images import decode_rgb, perceptual_hash
+from clipmed.images import decode_rgb
+from clipmed.perceptual import perceptual_hash
 
 Grey = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -26,10 +26,11 @@ from clipmed.files import atomic_folder, sha256_file, write_json
 from clipmed.records import Sample, canonical_json
 from clipmed.rejects import RejectReason, Stage
 from shards.schema import REJECTS, SAMPLES, SCHEMA_VERSION
-from shards.tars import BLOCK, header_of, padded
+from shards.tars import BLOCK, header_of, padded, write_tar
 
 SPOOL_FILE = "spool.json"
-UNIT_FILES = ("samples.tar", "samples.parquet", "rejects.parquet")
+TAR_FILE, TABLES = "samples.tar", ("samples.parquet", "rejects.parquet")
+UNIT_FILES = (TAR_FILE, *TABLES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +138,8 @@ class UnitWriter:
         """Add to one of the unit's own counters, such as articles read; shown in reports beside the items."""
         self.counts[what] += number
 
-    def finish(self) -> None:
-        """Write the parquet files and unit.json; the tar must be closed by then."""
+    def finish(self, tar_sha256: str) -> None:
+        """Write the parquet files and unit.json; the tar must be closed by then, and its digest is given."""
         pq.write_table(pa.Table.from_pylist(self._rows, SAMPLES), self._folder / "samples.parquet")
         pq.write_table(pa.Table.from_pylist(self._rejects, REJECTS), self._folder / "rejects.parquet")
         summary = {
@@ -146,7 +147,7 @@ class UnitWriter:
             "samples": len(self._rows),
             "rejects": len(self._rejects),
             "counters": dict(sorted(self.counts.items())),
-            "sha256": {name: sha256_file(self._folder / name) for name in UNIT_FILES},
+            "sha256": {TAR_FILE: tar_sha256, **{name: sha256_file(self._folder / name) for name in TABLES}},
         }
         write_json(self._folder / "unit.json", summary)
 
@@ -155,10 +156,10 @@ class UnitWriter:
 def write_unit(spool: Path, unit: int, source: str) -> Iterator[UnitWriter]:
     """Yield a writer for one unit; its folder appears, whole, when the block ends without an error."""
     with atomic_folder(unit_path(spool, unit)) as folder:
-        with tarfile.open(folder / "samples.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        with write_tar(folder / TAR_FILE) as (tar, file):
             writer = UnitWriter(source, folder, tar)
             yield writer
-        writer.finish()
+        writer.finish(file.sha256())
 
 
 def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 from clipmed.errors import DataError
 
@@ -104,6 +108,36 @@ def _header_block(name: str, size: int) -> bytes:
 _NAME_BYTES, _SIZE, _CHECKSUM = 100, slice(124, 135), slice(148, 155)
 _EMPTY_HEADER = _header_block("", 0)
 _EMPTY_SUM = int(_EMPTY_HEADER[_CHECKSUM].rstrip(b"\0"), 8)
+
+
+class HashingFile:
+    """A file open for writing that knows the SHA-256 of what was written, so that nobody has to read it again."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        """Write like a file."""
+        self._digest.update(data)
+        return self._stream.write(data)
+
+    def tell(self) -> int:
+        """Return how many bytes were written."""
+        return self._stream.tell()
+
+    def sha256(self) -> str:
+        """Return the digest in hex."""
+        return self._digest.hexdigest()
+
+
+@contextmanager
+def write_tar(path: Path) -> Iterator[tuple[tarfile.TarFile, HashingFile]]:
+    """Yield an empty tar and the file under it, whose digest is the tar's after the block's end."""
+    with path.open("wb") as stream:
+        file = HashingFile(stream)
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
+            yield tar, file
 
 
 def padded(size: int) -> int:

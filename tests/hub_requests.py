@@ -128,7 +128,8 @@ class HubRequest(BaseHTTPRequestHandler):
         kind, revision = (rest[0], "/".join(rest[1:])) if rest else ("revision", "main")
         commit = repository.commit_of(revision)
         if commit is None:
-            return self._missing("RevisionNotFound")
+            folder_of = kind == "tree" and repository.commit_of(revision.partition("/")[0])  # folders are not listed
+            return self._missing("EntryNotFound" if folder_of else "RevisionNotFound")
         files = repository.commits[commit]
         if kind == "tree":
             return self._json([{"type": "file", "path": name, **_tree_facts(blob)} for name, blob in files.items()])

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 import yaml
 
+from clipmed.cards import DISCLAIMER, NOT_SCORED, Card, citation_section, limits_section, use_section
 from clipmed.configuration import to_dict
 from clipmed.licenses import LicenseGroup, license_group
 from shards.reader import ShardSet
@@ -24,6 +25,8 @@ PHANTOM_WARNING = """\
 def model_card(config: TrainConfig, sets: Sequence[ShardSet], validation: Mapping[str, float]) -> str:
     """Return the card as Markdown with the metadata block of the Hugging Face hub.
 
+    It has every section that publishing asks for; scores come from an evaluation, when it is pushed.
+
     Args:
         config: the run's settings.
         sets: the shard sets trained on; the card counts their samples of the training split.
@@ -33,26 +36,24 @@ def model_card(config: TrainConfig, sets: Sequence[ShardSet], validation: Mappin
     sources = sorted({source for source, _, _ in rows})
     phantoms = [source for source in sources if source.startswith(PHANTOM_PREFIX)]
     warning = PHANTOM_WARNING.format(which="All" if len(phantoms) == len(sources) else "Some") if phantoms else ""
+    return Card(
+        intro=f"{DISCLAIMER}\n\n{warning}",
+        sections={
+            "Use": use_section("this folder, or hf-hub:org/name"),
+            "Data": _data(rows, sets),
+            "Licences": _licences(rows),
+            "Training configuration": _configuration(config),
+            "Scores": _scores(validation),
+            "Limits of use": limits_section(_modalities(rows)),
+            "Citation": citation_section(),
+        },
+    ).text()
+
+
+def _data(rows: Mapping[tuple[str, str, str], int], sets: Sequence[ShardSet]) -> str:
     return "\n".join(
         [
-            _metadata(),
-            "# A CLIP-style model of medical images and captions",
-            "",
-            "For research. Not a medical device; not for diagnosis.",
-            "",
-            warning,
-            "## Use",
-            "",
-            "```python",
-            "import clipmed",
-            "",
-            'model = clipmed.load("this folder, or hf-hub:org/name")',
-            'print(model.classify("image.jpg", ["a normal chest radiograph", "a chest radiograph with a mass"])[0])',
-            "```",
-            "",
-            "## Data",
-            "",
-            f"{sum(rows.values())} training samples. {_license_sentence(rows)}",
+            f"{sum(rows.values())} training samples.",
             "",
             "| source | modality | licence | samples |",
             "|---|---|---|---|",
@@ -65,10 +66,26 @@ def model_card(config: TrainConfig, sets: Sequence[ShardSet], validation: Mappin
                 f"Set {PurePosixPath(shard_set.location).name}: manifest sha256 {shard_set.digest}"
                 for shard_set in sets
             ),
+        ]
+    )
+
+
+def _licences(rows: Mapping[tuple[str, str, str], int]) -> str:
+    counts: Counter[str] = Counter()
+    for (_, _, name), count in rows.items():
+        counts[name] += count
+    return "\n".join(
+        [
+            f"Of the data: {_license_sentence(rows)} They are the sources' own; look there before you pass images on.",
             "",
-            *_validation_section(validation),
-            "## Settings",
-            "",
+            *(f"- {name}: {count} samples" for name, count in counts.most_common()),
+        ]
+    )
+
+
+def _configuration(config: TrainConfig) -> str:
+    return "\n".join(
+        [
             f"{config.optim.steps} steps.",
             "",
             *(f"- {name}: {words}" for name, words in settings_in_words(config)),
@@ -76,21 +93,15 @@ def model_card(config: TrainConfig, sets: Sequence[ShardSet], validation: Mappin
             "```yaml",
             yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True).rstrip(),
             "```",
-            "",
         ]
     )
 
 
-def _metadata() -> str:
-    return "\n".join(
-        [
-            "---",
-            "library_name: open_clip",
-            "pipeline_tag: zero-shot-image-classification",
-            "tags: [clip, medical]",
-            "---",
-        ]
-    )
+def _modalities(rows: Mapping[tuple[str, str, str], int]) -> list[str]:
+    counts: Counter[str] = Counter()
+    for (_, modality, _), count in rows.items():
+        counts[modality] += count
+    return [name for name, _ in counts.most_common()]
 
 
 def _provenance(sets: Sequence[ShardSet], split: str) -> Counter[tuple[str, str, str]]:
@@ -110,16 +121,17 @@ def _license_sentence(rows: Mapping[tuple[str, str, str], int]) -> str:
     return "All have licences that allow commercial use."
 
 
-def _validation_section(validation: Mapping[str, float]) -> list[str]:
+def _scores(validation: Mapping[str, float]) -> str:
     if not validation:
-        return []
-    return [
-        "## Validation at the last step",
-        "",
-        "Equal caption facts count as right answers; `chance` is what random ranking gives.",
-        "",
-        "| measure | value |",
-        "|---|---|",
-        *(f"| {name} | {value:.4g} |" for name, value in validation.items()),
-        "",
-    ]
+        return NOT_SCORED
+    return "\n".join(
+        [
+            f"{NOT_SCORED} The last validation of training, on held-out pairs of the same sets: equal caption facts "
+            "count",
+            "as right answers; `chance` is what random ranking gives.",
+            "",
+            "| measure | value |",
+            "|---|---|",
+            *(f"| {name} | {value:.4g} |" for name, value in validation.items()),
+        ]
+    )

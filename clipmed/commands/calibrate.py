@@ -143,7 +143,7 @@ def _table(path: Path) -> list[dict[str, str]]:
 
 
 def _print(calibration: Calibration, command: Command, *, left_out: int) -> None:
-    from clipmed.calibration import CALIBRATION_FILE
+    from clipmed.checkpoint_files import CALIBRATION_FILE
 
     kept = str(Path(command.checkpoint) / CALIBRATION_FILE) if calibration.helps and not command.dry_run else None
     why_not = "a dry run" if calibration.helps else "it does not help on images that it has not seen; give more"

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from clipmed.checkpoint_files import (
@@ -19,7 +19,17 @@ from clipmed.errors import CheckpointError, ConfigError
 from clipmed.hub.locations import HUB_PREFIX, LOCATIONS, Location, parse_location
 from clipmed.hub.repositories import fetch_repository
 
-__all__ = ["HUB_PREFIX", "LOCATIONS", "Fetched", "Location", "fetch", "fetch_snapshot", "parse_location", "resolve"]
+__all__ = [
+    "HUB_PREFIX",
+    "LOCATIONS",
+    "Fetched",
+    "Location",
+    "fetch",
+    "fetch_snapshot",
+    "parse_location",
+    "pinned",
+    "resolve",
+]
 
 PICKLES = ("open_clip_pytorch_model.bin", "pytorch_model.bin", "*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -71,6 +81,19 @@ def resolve(
     if parsed.sha256 is not None:
         check_sum(found.folder / WEIGHTS_FILE, parsed.sha256, "the weights are others than those that were pinned")
     return found
+
+
+def pinned(fetched: Fetched, sha256: str) -> str:
+    """Return the line of code that loads exactly this checkpoint.
+
+    Args:
+        fetched: the checkpoint.
+        sha256: hex SHA-256 of its weights.
+    """
+    location = fetched.location
+    if fetched.commit is not None and location.kind == "hub":
+        location = replace(location, revision=fetched.commit)
+    return f'clipmed.load("{location}", sha256="{sha256}")'
 
 
 def fetch_snapshot(location: str, wanted: Sequence[str], *, offline: bool | None = None) -> Path:

@@ -61,7 +61,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Tree:
+class CommitFiles:
     """The files of a commit as the hub lists them, by name."""
 
     commit: str
@@ -94,7 +94,7 @@ def fetch_repository(location: Location, wanted: Sequence[str], *, offline: bool
     if cached is not None and is_commit(location.revision) and _is_complete(cached, wanted):
         return _checked(cached, location)
     try:
-        tree = _tree(location)
+        tree = commit_files(location)
     except (UnreachableError, StatusError) as error:
         if cached is None or not _passes_by(error):
             raise _explained(error, location) from error
@@ -172,7 +172,13 @@ def _named_by(blob: str) -> _Named:
     return _Named(Expected(sha256=blob) if len(blob) == 64 else Expected(git_sha1=blob))
 
 
-def _tree(location: Location) -> _Tree:
+def commit_files(location: Location) -> CommitFiles:
+    """Ask the hub for the files of a repository's revision.
+
+    Raises:
+        UnreachableError, StatusError: no answer, or another one.
+        CheckpointError: an answer that is not a hub's.
+    """
     at = f"/revision/{urllib.parse.quote(location.revision, safe='')}" if location.revision else ""
     url = f"{endpoint()}/api/models/{location.name}{at}?blobs=true"
     with opened(url, hub_headers()) as answer:
@@ -188,7 +194,7 @@ def _tree(location: Location) -> _Tree:
         raise CheckpointError(f"{url} did not answer as the hub does ({error!r}); look at HF_ENDPOINT") from error
     if not is_commit(str(commit)):
         raise CheckpointError(f"{url} names the commit {str(commit)[:60]!r}, which is none; look at HF_ENDPOINT")
-    return _Tree(commit=commit, files={name: expected for name, expected in files.items() if _is_plain(name)})
+    return CommitFiles(commit=commit, files={name: expected for name, expected in files.items() if _is_plain(name)})
 
 
 def _is_plain(name: str) -> bool:
@@ -207,7 +213,7 @@ def _expected(entry: Mapping[str, Any]) -> Expected:
     )
 
 
-def _fetched(location: Location, tree: _Tree, names: Sequence[str]) -> Snapshot:
+def _fetched(location: Location, tree: CommitFiles, names: Sequence[str]) -> Snapshot:
     """Download what is not there yet, weights last: where they are, all is."""
     root = repository_folder(location.name)
     snapshot = Snapshot(folder=root / "snapshots" / tree.commit, commit=tree.commit)
@@ -240,7 +246,7 @@ def _blob_name(commit: str, name: str, expected: Expected) -> str:
     return expected.sha256 or expected.git_sha1 or "by-name-" + hashlib.sha256(f"{commit}/{name}".encode()).hexdigest()
 
 
-def _download(location: Location, tree: _Tree, name: str, blob: Path, progress: Any) -> None:
+def _download(location: Location, tree: CommitFiles, name: str, blob: Path, progress: Any) -> None:
     url = f"{endpoint()}/{location.name}/resolve/{tree.commit}/{urllib.parse.quote(name)}"
     limit = WEIGHTS_BYTES_MAX if name.endswith(LARGE_SUFFIXES) else SMALL_BYTES_MAX
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import sys
 import urllib.parse
 from collections.abc import Mapping
@@ -126,6 +127,8 @@ def _fetched(location: Location, home: Path) -> Path:
             _download_all(location, remote, sums, home / f"{version}.partial")
             check_sums(home / f"{version}.partial")
             replace_folder(home / f"{version}.partial", folder)
+            for left in home.glob("*.partial"):  # of versions that are no more
+                shutil.rmtree(left)
         write_text(home / "url.txt", location.name + "\n")
         write_text(home / LATEST_FILE, version)
         return folder

@@ -1,7 +1,9 @@
 """Images as users have them, to whole, upright RGB pictures of 8 bits; a clear error for everything that is none.
 
-formats.py  encoded bytes: PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PGM and PPM; DICOM by `clipmed.scans`
-arrays.py   NumPy arrays and tensors
+formats.py    encoded bytes: PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PGM and PPM; DICOM by `clipmed.scans`
+wholeness.py  whether a file is all there, where decoders do not look
+arrays.py     NumPy arrays and tensors
+batches.py    many images to batches, decoded by a few threads
 """
 
 from __future__ import annotations

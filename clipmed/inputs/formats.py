@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -26,23 +25,23 @@ from PIL import (
 from clipmed.decoding import strict_decoders
 from clipmed.errors import ClipmedError, ImageError, ItemRejectedError
 from clipmed.images import decode_jpeg, to_rgb8
+from clipmed.inputs.wholeness import J2K_MAGIC, JP2_MAGIC, PNG_MAGIC, check_whole
 
 if TYPE_CHECKING:
     from clipmed.inputs import InputLimits
 
 ALLOWED = "PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PGM, PPM and DICOM"
-_PNG = b"\x89PNG\r\n\x1a\n"
 # How files of a format start, and what reads them. A JPEG with further pictures behind it (MPO) is its first one.
 _READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
-    (_PNG, PngImagePlugin.PngImageFile),
+    (PNG_MAGIC, PngImagePlugin.PngImageFile),
     (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
     *((magic, TiffImagePlugin.TiffImageFile) for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
     (b"BM", BmpImagePlugin.BmpImageFile),
     (b"RIFF", WebPImagePlugin.WebPImageFile),
     (b"GIF87a", GifImagePlugin.GifImageFile),
     (b"GIF89a", GifImagePlugin.GifImageFile),
-    (b"\xff\x4f\xff\x51", Jpeg2KImagePlugin.Jpeg2KImageFile),
-    (b"\0\0\0\x0cjP  \r\n\x87\n", Jpeg2KImagePlugin.Jpeg2KImageFile),
+    (J2K_MAGIC, Jpeg2KImagePlugin.Jpeg2KImageFile),
+    (JP2_MAGIC, Jpeg2KImagePlugin.Jpeg2KImageFile),
     *((b"P%d" % number, PpmImagePlugin.PpmImageFile) for number in (4, 5, 6)),
 )
 # What else lies in folders of images.
@@ -78,8 +77,7 @@ def decode(raw: bytes, limits: InputLimits, frame: int | None, suffix: str = "")
     if reader is None:
         raise ImageError(next((what for magic, what in _OTHERS if raw.startswith(magic)), _unknown(raw)))
     with _judged():
-        if raw.startswith(_PNG):
-            check_png(raw)
+        check_whole(raw)
         image = reader(io.BytesIO(raw))
         check_size(*image.size, limits)
         _choose(image, frame)
@@ -117,19 +115,6 @@ def check_colours(highest: int) -> None:
         raise ImageError(
             f"colours of 16 bits whose highest value is below {_DIM}, where 65535 is white; scale them to 8 bits first"
         )
-
-
-def check_png(raw: bytes) -> None:
-    """Raise ImageError unless every chunk up to the last is whole and unchanged, which Pillow does not look at."""
-    place, kind = len(_PNG), b""
-    while kind != b"IEND":
-        length, kind = int.from_bytes(raw[place : place + 4]), raw[place + 4 : place + 8]
-        end = place + 8 + length
-        if end + 4 > len(raw):
-            raise ImageError("it is cut short")
-        if zlib.crc32(raw[place + 4 : end]) != int.from_bytes(raw[end : end + 4]):
-            raise ImageError("it is damaged: a checksum in it is wrong")
-        place = end + 4
 
 
 @contextmanager

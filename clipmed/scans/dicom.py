@@ -17,6 +17,7 @@ import numpy.typing as npt
 from clipmed.decoding import strict_decoders
 from clipmed.errors import ClipmedError
 from clipmed.extras import require
+from clipmed.images import decode_jpeg
 from clipmed.rejects import RejectReason
 from clipmed.scans.config import (
     PartPixels,
@@ -29,7 +30,7 @@ from clipmed.scans.config import (
     chosen,
     rejected,
 )
-from clipmed.scans.dicom_codecs import decoder_of
+from clipmed.scans.dicom_codecs import JPEG_BASELINE, check_size, decoder_of
 from clipmed.scans.dicom_facts import facts_of
 from clipmed.scans.intensity import check_foreground, limits, to_levels
 from clipmed.scans.shape import squared
@@ -180,9 +181,23 @@ def _check(dataset: Dataset, config: ScanConfig) -> int:
 
 def _decoded(dataset: Dataset, number: int) -> npt.NDArray[Any]:
     """Return a frame's stored values, (H, W) or (H, W, 3): grey ones as stored, YBR colours as RGB."""
-    decoder, plugin = decoder_of(str(dataset.file_meta.TransferSyntaxUID), int(dataset.BitsStored))
+    uid = str(dataset.file_meta.TransferSyntaxUID)
+    decoder, plugin = decoder_of(uid, int(dataset.BitsStored))
+    if uid == JPEG_BASELINE:
+        _check_undamaged(dataset, number)
     values, _ = decoder.as_array(dataset, index=number, raw=False, decoding_plugin=plugin)
     return np.asarray(values)
+
+
+def _check_undamaged(dataset: Dataset, number: int) -> None:
+    """Raise ItemRejectedError where libjpeg finds a frame's codes cut short or damaged, which Pillow fills up."""
+    from pydicom.encaps import get_frame
+
+    colours = "GRAY" if int(dataset.get("SamplesPerPixel", 1)) == 1 else "RGB"
+    codes = get_frame(dataset.PixelData, number, number_of_frames=_num_frames(dataset))
+    size = int(dataset.Columns), int(dataset.Rows)
+    check_size(codes, *size)
+    decode_jpeg(codes, colours, size)
 
 
 def _frame_tags(dataset: Dataset, number: int) -> Dataset:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pydicom.pixels.decoders.base import Decoder, DecodeRunner
 
 PLUGIN = "imagecodecs"
+JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 _JPEG_12 = "1.2.840.10008.1.2.4.51"
 _JPEG_LOSSLESS = frozenset({"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"})
 _JPEG_LS = frozenset({"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"})

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmed.errors import ConfigError
-from clipmed.search.nearest import Candidates, Ints, Singles, add_block
+from clipmed.search.nearest import Candidates, Ints, Singles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +67,12 @@ def add_probed(
     for number, query in enumerate(queries):
         for cluster in clusters.probed(query, probes, k).tolist():
             asked_by.setdefault(cluster, []).append(number)
-    for cluster, numbers in sorted(asked_by.items()):
+    found: list[list[tuple[Ints, Singles]]] = [[] for _ in queries]
+    for cluster, numbers in asked_by.items():
         first, last = clusters.offsets[cluster : cluster + 2].tolist()
-        if first < last:
-            some = [candidates[number] for number in numbers]
-            add_block(some, queries[numbers], embeddings[first:last], first)
+        block, positions = embeddings[first:last].astype(np.float32, copy=False), np.arange(first, last)
+        for number in numbers:  # the block is read once; more queries find it in the processor's cache
+            found[number].append((positions, np.vecdot(block, queries[number])))
+    for one, pieces in zip(candidates, found, strict=True):
+        every = [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+        one.add_chosen(every[1], every[0])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from clipmed.errors import CheckpointError, ImageError
+from clipmed.errors import ImageError
 from clipmed.files import sha256_file
 from clipmed.inputs import open_image
 from clipmed.inputs.batches import batches
@@ -64,13 +64,6 @@ def _embedded(model: ClipModel, done: Sequence[Prepared | Reject]) -> Part:
         import torch
 
         embeddings = model.embed_pixels(torch.stack([item.pixels for item in ready])).numpy()
-        lengths = np.linalg.norm(embeddings, axis=1)
-        if not (np.abs(lengths - 1) < 1e-3).all():
-            bad = ready[int(np.flatnonzero(~(np.abs(lengths - 1) < 1e-3))[0])]
-            raise CheckpointError(
-                f"the checkpoint {model.location} gives {bad.row.path} an embedding that is not finite or has no "
-                "length; its weights are unusable: take another checkpoint"
-            )
     return Part(
         rows=[item.row for item in ready],
         rejects=[item for item in done if isinstance(item, Reject)],

@@ -23,7 +23,7 @@ Singles = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-BLOCK_BYTES = 32 << 20  # of float32 rows that are multiplied at once
+BLOCK_BYTES = 8 << 20  # of float32 rows that are multiplied at once
 STRIP_BYTES = 2 << 20  # of float32 rows that a core scores at once, by few queries
 STRIPS_OF_TASK = 8  # that a core takes at a time
 FEW_QUERIES = 4  # up to so many, a product of matrices is slower than row by row
@@ -50,11 +50,14 @@ class Candidates:
             # the k-th of some is at most the k-th of all
             self._floor = _kth(scores[: self._k + SLACK], self._k) - self._margin
         kept = np.flatnonzero(scores >= self._floor)
-        if not kept.size:
-            return
-        self._scores.append(scores[kept])
-        self._positions.append(kept + first)
-        self._gathered += kept.size
+        if kept.size:
+            self.add_chosen(scores[kept], kept + first)
+
+    def add_chosen(self, scores: Singles, positions: Ints) -> None:
+        """Take in the scores of some positions."""
+        self._scores.append(scores)
+        self._positions.append(positions)
+        self._gathered += scores.size
         if self._gathered > self._k + SLACK:
             self._drop_weak()
 
@@ -90,15 +93,9 @@ def add_all(candidates: list[Candidates], queries: Singles, embeddings: npt.NDAr
         return
     rows = max(1, BLOCK_BYTES // (4 * embeddings.shape[1]))
     for first in range(0, len(embeddings), rows):
-        add_block(candidates, queries, embeddings[first : first + rows], first)
-
-
-def add_block(candidates: list[Candidates], queries: Singles, block: npt.NDArray[np.floating], first: int) -> None:
-    """Score a block (B, D), which begins at the position `first`, by every query (Q, D)."""
-    singles = block.astype(np.float32, copy=False)
-    many = queries @ singles.T if len(queries) > FEW_QUERIES else [np.vecdot(singles, query) for query in queries]
-    for one, scores in zip(candidates, many, strict=True):
-        one.add(scores, first)
+        scores = embeddings[first : first + rows].astype(np.float32, copy=False) @ queries.T
+        for one, own in zip(candidates, np.ascontiguousarray(scores.T), strict=True):
+            one.add(own, first)
 
 
 def _add_all_by_few(candidates: list[Candidates], queries: Singles, embeddings: npt.NDArray[np.floating]) -> None:

@@ -92,12 +92,12 @@ def line_offsets(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 def _values(line: bytes, names: tuple[str, ...], where: str) -> dict[str, Any]:
     try:
-        values = json.loads(line)
+        values = json.loads(line.decode("ascii"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON: {error}; the index is damaged: build it anew") from error
     if not isinstance(values, dict) or values.keys() != set(names):
         raise DataError(f"{where} must hold {', '.join(names)}; the index is damaged: build it anew")
     for name, value in values.items():
-        if not isinstance(value, _TYPES[name]) or isinstance(value, bool):
+        if type(value) not in _TYPES[name]:
             raise DataError(f"{where}: {name} is {type(value).__name__}; the index is damaged: build it anew")
     return values

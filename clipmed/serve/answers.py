@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,6 @@ from clipmed.api import ClipModel
 from clipmed.errors import ConfigError
 from clipmed.labels import DEFAULT_TEMPLATES
 from clipmed.serve.limits import Limits
-from clipmed.serve.questions import Question
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,6 +66,15 @@ class Similar:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationFacts:
+    """On what a checkpoint's temperature was fitted; above 1 it was too sure before."""
+
+    temperature: float
+    images: int
+    labels: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointFacts:
     """One checkpoint that is served."""
 
@@ -75,7 +83,7 @@ class CheckpointFacts:
     embed_dim: int
     image_size: int
     context_length: int
-    calibrated: bool
+    calibration: CalibrationFacts | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +100,7 @@ class LimitFacts:
 
     upload_bytes: int
     labels: int
-    label_letters: int
+    letters: int
     prompts: int
     hits: int
 
@@ -117,7 +125,7 @@ def facts(models: Mapping[str, ClipModel], index: SearchIndex | None, builder: s
                 embed_dim=model.embed_dim,
                 image_size=model.two_tower.image_size,
                 context_length=model.two_tower.context_length,
-                calibrated=model.calibration is not None,
+                calibration=_calibration_facts(model),
             )
             for name, model in models.items()
         ],
@@ -125,7 +133,7 @@ def facts(models: Mapping[str, ClipModel], index: SearchIndex | None, builder: s
         limits=LimitFacts(
             upload_bytes=limits.upload_bytes,
             labels=limits.labels,
-            label_letters=limits.label_letters,
+            letters=limits.letters,
             prompts=limits.prompts,
             hits=limits.hits,
         ),
@@ -133,13 +141,17 @@ def facts(models: Mapping[str, ClipModel], index: SearchIndex | None, builder: s
     )
 
 
-def classified(models: Mapping[str, ClipModel], picture: Image.Image, question: Question) -> Classified:
-    """Return what every checkpoint says of an RGB picture.
+def _calibration_facts(model: ClipModel) -> CalibrationFacts | None:
+    fitted = model.calibration
+    if fitted is None:
+        return None
+    return CalibrationFacts(temperature=fitted.temperature, images=fitted.num_images, labels=list(fitted.labels))
 
-    Raises:
-        ClipmedError: a question that a checkpoint refuses.
-    """
-    classes = question.classes(DEFAULT_TEMPLATES)
+
+def classified(
+    models: Mapping[str, ClipModel], picture: Image.Image, classes: Mapping[str, Sequence[str]]
+) -> Classified:
+    """Return what every checkpoint says of an RGB picture, for {label: prompts}."""
     results = []
     for name, model in models.items():
         (result,) = model.classify(picture, classes)

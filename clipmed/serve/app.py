@@ -21,7 +21,7 @@ from clipmed.serve import answers
 from clipmed.serve.guard import Guard
 from clipmed.serve.limits import Limits, RefusedError
 from clipmed.serve.pictures import open_picture, preview_jpeg
-from clipmed.serve.questions import read_count, read_question
+from clipmed.serve.questions import read_classes, read_count
 from clipmed.serve.uploads import IMAGE_FIELD, Form, read_form
 from clipmed.serve.workbench import Workbench
 
@@ -120,8 +120,8 @@ class Service:
         """Return what each checkpoint says of an image over the labels given."""
 
         def work(form: Form) -> answers.Classified:
-            question = read_question(form.fields, self.limits)
-            return answers.classified(self.models, open_picture(form.image, self.limits), question)
+            classes = read_classes(form.fields, self.limits)
+            return answers.classified(self.models, open_picture(form.image, self.limits), classes)
 
         return await self._worked(request, work)
 

@@ -33,7 +33,7 @@ class Limits:
     parts: int = 256
     """of a form"""
     labels: int = 100
-    label_letters: int = 300
+    letters: int = 300
     """of one label, and of one prompt"""
     prompts: int = 20
     """of one label"""

@@ -4,9 +4,10 @@ config.py     what a catalogue entry says of its files: kind, windows, slices, t
 parts.py      the way in: list_parts, read_part, ingest_part
 detection.py  what kind of file it is, by its content
 plain.py      PNG, JPEG and TIFF, deep ones and pages included
-dicom.py      DICOM frames; dicom_facts.py: what their tags may tell
 nifti.py      slices of NIfTI volumes
 slides.py     tiles of whole slides
 arrays.py     rows of npz, npy and HDF5 arrays
-intensity.py  values of any depth to 8-bit levels; shape.py: pixels to their shape
+shape.py      images to squares
+
+DICOM frames, and values of any depth to 8-bit levels, are `clipmed.scans`', which the library reads with too.
 """

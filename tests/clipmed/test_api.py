@@ -123,6 +123,16 @@ def test_unknown_models_name_the_nearest():
         build_two_tower(ModelConfig(config="ViT-B-32", pretrained="opena"))
 
 
+def test_a_model_name_without_a_tag_lists_the_tags(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"'vit-b-32' is an OpenCLIP model .*as in ViT-B-32:openai; its tags: openai, "
+    ):
+        clipmed.load("vit-b-32", "cpu")
+    with pytest.raises(CheckpointError, match="nowhere is not a checkpoint"):
+        clipmed.load("nowhere", "cpu")
+
+
 def test_training_can_start_from_a_checkpoint_folder(checkpoint):
     config = ModelConfig(config=str(checkpoint / "open_clip_config.json"), pretrained=str(checkpoint))
     ours, saved = build_two_tower(config).model.state_dict(), load_checkpoint(checkpoint).model.state_dict()

@@ -356,3 +356,12 @@ def test_one_image_or_many():
     for wrong, message in (([], "empty list"), (3, "got int"), ({"a": 1}, "got dict")):
         with pytest.raises(ClipmedError, match=message):
             image_list(wrong)
+
+
+def test_a_dicom_file_whose_jpeg_is_cut_and_ended_properly_is_an_error():
+    raw = Path(str(get_testdata_file("SC_rgb_jpeg_dcmtk.dcm"))).read_bytes()
+    start, end = raw.rindex(b"\xff\xda"), raw.rindex(b"\xff\xd9")
+    middle = (start + end) // 2
+    open_image(raw)
+    with pytest.raises(ImageError, match="Corrupt JPEG data"):
+        open_image(raw[:middle] + b"\xff\xd9" + b"\0" * (end - middle - 2) + raw[end:])

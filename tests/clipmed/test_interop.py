@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 import clipmed
 from tests.clipmed.tiny_towers import (
+    NATIVE_TEXT,
     NATIVE_VISION,
     RESNET_VISION,
     TIMM_VISION,
@@ -29,7 +30,13 @@ KINDS = {
     "text in a tower of its own": lambda files: native(custom_text=True),
     "resnet": lambda files: native(vision_cfg=RESNET_VISION),
     "average of patches": lambda files: native(vision_cfg=NATIVE_VISION | {"pool_type": "avg"}),
-    "sigmoid loss": lambda files: native(custom_text=True, init_logit_scale=2.0, init_logit_bias=-10.0),
+    "sigmoid loss, as SigLIP": lambda files: native(
+        custom_text=True,
+        init_logit_scale=2.0,
+        init_logit_bias=-10.0,
+        text_cfg=NATIVE_TEXT
+        | {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}},
+    ),
     "timm": lambda files: native(custom_text=True, vision_cfg=TIMM_VISION),
     "bert, mean, two matrices": lambda files: native(text_cfg=hugging_face(files["bert"], "mean_pooler")),
     "bert, its own pooler": lambda files: native(text_cfg=hugging_face(files["bert"], "cls_pooler", "linear")),
@@ -37,7 +44,12 @@ KINDS = {
 }
 PREPROCESSING = {
     "native towers": {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)},
-    "sigmoid loss": {"resize_mode": "squash", "interpolation": "bilinear", "mean": (0.5,) * 3, "std": (0.5,) * 3},
+    "sigmoid loss, as SigLIP": {
+        "resize_mode": "squash",
+        "interpolation": "bilinear",
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+    },
     "timm": {"resize_mode": "longest", "fill_color": 9},
 }
 
@@ -97,3 +109,18 @@ def test_clipmed_loads_what_open_clip_saves(kind, files, tmp_path):
         save_file(state, folder / "open_clip_model.safetensors")
         save_config_for_hf(model, folder / "open_clip_config.json", json.loads(json.dumps(source)))
     require_equal(folder, *embedded_by_open_clip(model, preprocess, built.tokenizer))
+
+
+@pytest.mark.parametrize("kind", ["native towers", "sigmoid loss, as SigLIP", "bert, mean, two matrices"])
+def test_both_load_the_same_repository_of_a_hub(kind, files, tmp_path, local_hub):
+    folder = checkpoint(tmp_path / "model", KINDS[kind](files), **PREPROCESSING.get(kind, {}))
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    text_cfg = config["model_cfg"]["text_cfg"]
+    if "hf_model_name" in text_cfg:  # as of a text tower that came from the hub, and not from a folder
+        text_cfg |= {"hf_model_name": "org/bert", "hf_tokenizer_name": "org/bert"}
+        local_hub.add("org/bert", files["bert"])
+    local_hub.add("org/model", folder)
+    local_hub.commit("org/model", {"open_clip_config.json": json.dumps(config).encode(), "SHA256SUMS": None})
+    model, _, preprocess = open_clip.create_model_and_transforms("hf-hub:org/model", pretrained_text=False)
+    tokenizer = open_clip.get_tokenizer("hf-hub:org/model")
+    require_equal("hf-hub:org/model", *embedded_by_open_clip(model.eval(), preprocess, tokenizer))

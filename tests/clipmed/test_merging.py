@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import clipmed
+from clipmed.__main__ import main
 from clipmed.checkpoint_files import CALIBRATION_FILE, read_sums, write_sums
 from clipmed.checkpoints import CONFIG_FILE, WEIGHTS_FILE, checkpoint_digest, save_checkpoint
 from clipmed.errors import CheckpointError, ConfigError
@@ -251,3 +252,37 @@ def test_memory_holds_a_few_tensors_and_not_the_model(parents, tmp_path):
     arguments = [str(path) for path in (*parents[:2], tmp_path / "merged")]
     done = subprocess.run([sys.executable, "-c", MEASURED, *arguments], check=True, capture_output=True, text=True)
     assert int(done.stdout) < 48 << 20  # half of one parent; all of it, mapped files too, is counted
+
+
+def test_command(parents, tmp_path, capsys):
+    for parent in parents:
+        state = weights(parent)
+        del state["rounds"]  # a buffer that no OpenCLIP model has
+        save_file(state, parent / WEIGHTS_FILE, metadata={"format": "pt"})
+        write_sums(parent)
+    paths = [str(parent) for parent in parents]
+    main(["merge", *paths[:2], "--alpha", "0.25", "--out", str(tmp_path / "line"), "--json"])
+    assert json.loads(capsys.readouterr().out)["digest"] == checkpoint_digest(tmp_path / "line")
+    assert weights(tmp_path / "line")["logit_scale"].item() == pytest.approx(1.25)
+    main(["merge", *paths, "--weights", "0.5", "0.25", "0.25", "--out", str(tmp_path / "soup")])
+    assert weights(tmp_path / "soup")["logit_scale"].item() == pytest.approx(1.75)
+    main(["info", str(tmp_path / "soup"), "--json"])
+    assert [parent["weight"] for parent in json.loads(capsys.readouterr().out.splitlines()[-1])["merged from"]] == [
+        0.5,
+        0.25,
+        0.25,
+    ]
+    with pytest.raises(SystemExit, match="2"):
+        main(["merge", *paths, "--alpha", "0.5", "--out", str(tmp_path / "none")])
+    assert "allowed: for two" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="with the sum 1"):
+        main(["merge", *paths, "--weights", "0.5", "0.5", "--out", str(tmp_path / "none")])
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_parent_that_is_not_what_was_saved_is_refused(parents, tmp_path):
+    path = parents[1] / WEIGHTS_FILE
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(CheckpointError, match="is not the file that it should be"):
+        interpolate(parents[0], parents[1], 0.5, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()

@@ -176,7 +176,7 @@ def test_a_checkpoint_with_unusable_weights_builds_nothing(checkpoint, images, t
     broken = clipmed.load(checkpoint, device="cpu")
     with torch.no_grad():
         broken.two_tower.model.visual.proj[:] = torch.nan
-    with pytest.raises(CheckpointError, match=r"gives .*000\.png an embedding that is not finite"):
+    with pytest.raises(CheckpointError, match="gives an embedding that is not finite"):
         build_index(broken, images, tmp_path / "index")
     assert not (tmp_path / "index").exists()
 

@@ -26,3 +26,29 @@ def save_tiny(folder: Path, seed: int = 0, card: str = CARD, config: dict = TINY
     torch.manual_seed(seed)
     save_checkpoint(folder, build_two_tower(ModelConfig(config=str(path))), card)
     return folder
+
+
+FULL_CARD = """# A tiny model
+
+For research.
+
+## Data
+
+Noise.
+
+## Licences
+
+None.
+
+## Training configuration
+
+No step.
+
+## Scores
+
+None is worth a number.
+
+## Limits of use
+
+All.
+"""

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipmed.images import decode_rgb, perceptual_hash
+from clipmed.images import decode_rgb
 from clipmed.jobs import JobsConfig
+from clipmed.perceptual import perceptual_hash
 from clipmed.records import Caption, Modality, Sample, Split, sample_key, unit_of_group
 from clipmed.rejects import RejectReason, Stage
 from shards.config import PackConfig

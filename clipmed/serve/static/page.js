@@ -89,12 +89,19 @@ async function ask() {
   say("");
   busy(true);
   try {
-    const { index } = await facts;
+    const { index, checkpoints } = await facts;
     const labels = lines("labels");
     const work = [server.classify(state.image, labels, ownPrompts(labels), asking.signal)];
     if (index && state.hasSimilarOf !== state.image) work.push(server.similar(state.image, asking.signal));
     const [classified, similar] = await Promise.all(work);
-    showAnswers(classified, similar, index);
+    showResults(classified.results, checkpoints);
+    if (similar) {
+      showSimilar(similar, index);
+      state.hasSimilarOf = state.image;
+    }
+    fresh(true);
+    element("status").textContent = summary(classified.results);
+    reveal("results");
   } catch (error) {
     if (error.name === "AbortError") return;
     asking.abort();
@@ -105,17 +112,6 @@ async function ask() {
   } finally {
     if (state.asking === asking) busy(false);
   }
-}
-
-function showAnswers(classified, similar, index) {
-  showResults(classified.results);
-  if (similar) {
-    showSimilar(similar, index);
-    state.hasSimilarOf = state.image;
-  }
-  fresh(true);
-  element("status").textContent = summary(classified.results);
-  reveal("results");
 }
 
 function busy(isBusy) {

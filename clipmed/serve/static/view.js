@@ -22,16 +22,19 @@ export function showFacts(facts) {
     ...facts.templates.flatMap((template, number) => [number ? ", " : "", made("code", "", template)]), "."
   );
   element("served").replaceChildren(
-    ...facts.checkpoints.map((one) => made("li", "", `${one.name} · ${one.calibrated ? "calibrated" : "not calibrated"}`))
+    ...facts.checkpoints.map((one) => made("li", "", `${one.name} · ${one.calibration ? "calibrated" : "not calibrated"}`))
   );
   element("privacy").textContent =
     `Images go to the clipmed server at ${location.host} and nowhere else. It holds them in memory while it works on ` +
     "them, and neither stores nor logs them.";
 }
 
-export function showResults(results) {
+export function showResults(results, checkpoints) {
   const order = byMeanShare(results);
-  element("cards").replaceChildren(...results.map((result) => card(result, order)));
+  const calibrations = new Map(checkpoints.map((one) => [one.name, one.calibration]));
+  element("cards").replaceChildren(
+    ...results.map((result) => card(result, order, calibrations.get(result.checkpoint)))
+  );
   element("order-note").hidden = results.length < 2;
   element("answer").hidden = false;
   element("empty").hidden = true;
@@ -72,27 +75,28 @@ function byMeanShare(results) {
   return [...total.keys()].sort((one, other) => total.get(other) - total.get(one));
 }
 
-function card(result, order) {
+function card(result, order, calibration) {
   const scores = new Map(result.scores.map((score) => [score.label, score]));
   const ranked = order.map((label) => scores.get(label));
   const head = made("header");
-  head.append(made("h3", "", result.checkpoint), badge(result.calibrated));
+  head.append(made("h3", "", result.checkpoint), badge(calibration));
   const bars = made("ul", "bars");
   bars.append(...ranked.map((score) => bar(score, score.label === result.label)));
   const whole = made("article", "card");
   whole.dataset.checkpoint = result.checkpoint;
-  whole.append(head, bars, made("p", "help", calibrationNote(result.calibrated)), cosines(ranked));
+  whole.append(head, bars, made("p", "help", calibrationNote(calibration)), cosines(ranked));
   return whole;
 }
 
-function badge(isCalibrated) {
-  return made("span", isCalibrated ? "badge calibrated" : "badge", isCalibrated ? "Calibrated" : "Not calibrated");
+function badge(calibration) {
+  return made("span", calibration ? "badge calibrated" : "badge", calibration ? "Calibrated" : "Not calibrated");
 }
 
-function calibrationNote(isCalibrated) {
-  return isCalibrated
-    ? "Its temperature was fitted on labelled images: of its answers at 80 %, about 80 in 100 were right there."
-    : "Nobody has fitted its temperature on labelled images: it may be far too sure of itself, or not sure enough.";
+function calibrationNote(calibration) {
+  if (!calibration) return "Nobody has fitted its temperature on labelled images: it may be far too sure, or not sure enough.";
+  const few = calibration.labels.slice(0, 4).join(", ") + (calibration.labels.length > 4 ? ", …" : "");
+  return `Its temperature was fitted on ${calibration.images} images of ${few}. On other images or labels its ` +
+    "percentages may be as wrong as before.";
 }
 
 function bar({ label, probability }, isBest) {

@@ -2,42 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 import clipmed
-from clipmed.checkpoints import save_checkpoint
 from clipmed.search import build_index
-from clipmed.towers import ModelConfig, build_two_tower
 from tests.clipmed.serve.serving import Server, noise, serving
+from tests.clipmed.tiny import tiny_checkpoint
 
-TINY = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
+KINDS = ["a lung", "a skull"]
 INDEXED = 11
 UPLOAD_MB = 6
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two checkpoints that differ, the second one calibrated."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    (folder / "tiny.json").write_text(json.dumps(TINY))
-    found = {}
-    for seed, name in enumerate(("first", "second")):
-        torch.manual_seed(seed)
-        two_tower = build_two_tower(ModelConfig(config=str(folder / "tiny.json")))
-        with torch.no_grad():
-            two_tower.model.logit_scale.fill_(math.log(20))
-        found[name] = folder / name / "model"
-        save_checkpoint(found[name], two_tower, "card")
-    return found
+    first = tiny_checkpoint(folder / "first", logit_scale=20.0)
+    second = tiny_checkpoint(folder / "second", logit_scale=30.0)
+    model = clipmed.load(second, "cpu")
+    pictures = [noise(seed=seed) for seed in range(40)]
+    told = [answer.label for answer in model.classify(pictures, KINDS)]
+    truths = [label if number % 3 else KINDS[number % 2] for number, label in enumerate(told)]
+    model.calibrate(pictures, truths, KINDS).save(second)
+    return {"first": first, "second": second}
 
 
 @pytest.fixture(scope="session")

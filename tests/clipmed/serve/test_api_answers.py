@@ -30,7 +30,7 @@ def test_classify_answers_what_each_checkpoint_says(server, models):
             assert score["probability"] == pytest.approx(expected.probabilities[score["label"]], abs=1e-6)
             assert score["cosine"] == pytest.approx(expected.cosines[score["label"]], abs=1e-6)
         assert result["label"] == expected.label
-        assert result["calibrated"] is False
+        assert result["calibrated"] is (result["checkpoint"] == "second")
     assert answer["results"][0]["scores"] != answer["results"][1]["scores"]
 
 
@@ -82,8 +82,11 @@ def test_checkpoints_tells_what_is_served(server, models):
         "embed_dim": 16,
         "image_size": 32,
         "context_length": 16,
-        "calibrated": False,
+        "calibration": None,
     }
+    fitted = models["second"].calibration
+    shown = {"temperature": fitted.temperature, "images": 40, "labels": ["a lung", "a skull"]}
+    assert facts["checkpoints"][1]["calibration"] == shown
     assert facts["index"] == {"images": INDEXED, "checkpoint": "first"}
     assert facts["limits"]["upload_bytes"] == UPLOAD_MB * 1_000_000
     assert facts["templates"] == list(DEFAULT_TEMPLATES)
@@ -142,10 +145,10 @@ def test_what_is_not_one_whole_still_image_is_refused(server, path, image, statu
 @pytest.mark.parametrize(
     ("fields", "status", "message"),
     [
-        ({}, 422, "labels: got 0; give two or more"),
-        ({"labels": "  \n\n"}, 422, "labels: got 0; give two or more"),
-        ({"labels": "only"}, 422, "labels: got 1; give two or more"),
-        ({"labels": "a\nb\n a "}, 422, "labels: got 'a' twice"),
+        ({}, 422, "two or more different labels: got 0"),
+        ({"labels": "  \n\n"}, 422, "two or more different labels: got 0"),
+        ({"labels": "only"}, 422, "two or more different labels: got 1"),
+        ({"labels": "a\nb\n A "}, 422, "got 'a' and 'A', which are one to the model"),
         ({"labels": [str(number) for number in range(101)]}, 422, "labels: got 101; allowed: 2 to 100"),
         ({"labels": ["a", "b" * 301]}, 422, "301 letters; allowed: 300"),
         ({"labels": ["a", "b" * 300_000]}, 413, "more than 256 KiB of text"),
@@ -154,6 +157,8 @@ def test_what_is_not_one_whole_still_image_is_refused(server, path, image, statu
         ({"labels": ["a", "b"], "prompts": "[" * 100_000}, 422, "must be one JSON object"),
         ({"labels": ["a", "b"], "prompts": '{"a": []}'}, 422, "must be one JSON object"),
         ({"labels": ["a", "b"], "prompts": '{"a": [" "]}'}, 422, "must be one JSON object"),
+        ({"labels": ["a", "b"], "prompts": '{"a": ["x"], "a": ["y"]}'}, 422, "must be one JSON object"),
+        ({"labels": ["a", "b"], "prompts": '{"a": ["x"], "b": ["x"]}'}, 422, "have the same prompts"),
         ({"labels": ["a", "b"], "prompts": '{"c": ["x"]}'}, 422, "'c', which is none of the labels"),
         ({"labels": ["a", "b"], "prompts": json.dumps({"a": ["x"] * 21})}, 422, "got 21 for one label"),
         ({"labels": ["a", "b"], "prompts": json.dumps({"a": ["x" * 301]})}, 422, "301 letters; allowed: 300"),

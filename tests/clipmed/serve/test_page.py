@@ -27,15 +27,13 @@ SCREENSHOTS = os.environ.get("CLIPMED_SCREENSHOTS")  # a folder, for eyes
 LOOKS = [(size, scheme) for size in SIZES for scheme in ("light", "dark")]
 LABELS = ["a lung", "a skull: lateral", "<b>bold</b> & more"]
 REFUSED = re.compile("Failed to load resource: the server responded with a status of (413|415|422)")
-DROP = """
-([name, base64]) => {
+DRAG = """
+([kind, name, base64]) => {
   const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-  const data = new DataTransfer();
-  data.items.add(new File([bytes], name, { type: "image/png" }));
-  for (const kind of ["dragover", "drop"]) {
-    document.querySelector("#labels").dispatchEvent(
-      new DragEvent(kind, { dataTransfer: data, bubbles: true, cancelable: true }));
-  }
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([bytes], name, { type: "image/png" }));
+  const event = new DragEvent(kind, { dataTransfer, bubbles: true, cancelable: true });
+  document.querySelector("#labels").dispatchEvent(event);
 }
 """
 PASTE = """
@@ -134,7 +132,10 @@ def test_an_image_chosen_gets_the_bars_of_each_checkpoint(visit, models):
         visit.page.wait_for_timeout(600)  # bars grow
         widths = sorted(box["width"] / shown for box in (bar.bounding_box() for bar in bars.all()))
         assert widths == pytest.approx(sorted(expected.probabilities.values()), abs=0.02)
-    assert "Not calibrated" in visit.page.inner_text(".card")
+    first, second = visit.page.locator(".card").all_inner_texts()
+    assert "Not calibrated" in first
+    assert "Calibrated" in second
+    assert "fitted on 40 images of a lung, a skull" in second
     assert "forced choice" in visit.page.inner_text("#answer")
     assert "Not a medical device" in visit.page.inner_text("header")
     assert visit.page.inner_text("#status").startswith("first: ")
@@ -143,7 +144,12 @@ def test_an_image_chosen_gets_the_bars_of_each_checkpoint(visit, models):
 
 def test_an_image_dropped_anywhere_gets_its_answer(visit, models):
     visit.label(*LABELS)
-    visit.page.evaluate(DROP, ["dropped.png", base64.b64encode(encoded(noise(seed=5))).decode()])
+    dropped = ["dropped.png", base64.b64encode(encoded(noise(seed=5))).decode()]
+    visit.page.evaluate(DRAG, ["dragover", *dropped])
+    assert visit.page.evaluate("document.body.className") == "dragging"
+    visit.look("dragging")
+    visit.page.evaluate(DRAG, ["drop", *dropped])
+    assert visit.page.evaluate("document.body.className") == ""
     (expected,) = models["second"].classify(noise(seed=5), LABELS)
     assert visit.shares("second") == {label: percent(share) for label, share in expected.probabilities.items()}
     assert visit.page.inner_text("#chosen-name") == "dropped.png"
