@@ -33,6 +33,8 @@ _POSITIVE = frozenset(
     {"embed_dim", "layers", "width", "heads", "head_width", "patch_size", "image_size", "context_length", "vocab_size"}
     | {"attn_pooler_queries", "attn_pooler_heads"}
 )
+# OpenCLIP's own configs have null here, though its annotations do not say so: ResNets, and towers with timm's own head.
+_NULLABLE = frozenset({"patch_size", "timm_proj"})
 _CHOICES: dict[str, tuple[str, ...]] = {
     "vision_cfg.pool_type": ("tok", "avg"),
     "text_cfg.pool_type": ("first", "last", "argmax", "eos"),
@@ -183,7 +185,7 @@ def _check_values(section: Mapping[str, Any], hints: Mapping[str, Any], where: s
             raise CheckpointError(f"{shown} is not a setting of OpenCLIP{nearest(str(key), list(hints))}")
         if key in _OPTIONS:
             _check_options(value, _OPTIONS[key], shown)
-        elif not _conforms(value, hints[key]):
+        elif not _conforms(value, hints[key] | None if key in _NULLABLE else hints[key]):
             raise CheckpointError(f"{shown} is {value!r:.100}; allowed: {_words(hints[key])}")
         elif key in _POSITIVE and not all(number > 0 for number in _numbers(value)):
             raise CheckpointError(f"{shown} is {value!r:.100}; allowed: numbers above 0")

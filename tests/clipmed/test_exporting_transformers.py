@@ -63,6 +63,9 @@ EXPORTED = {
 REFUSED = {
     "mean_pooler": lambda bert: native(text_cfg=hugging_face(bert, "mean_pooler")),
     "timm_proj='mlp'": lambda bert: native(custom_text=True, vision_cfg=TIMM_VISION | {"timm_proj": "mlp"}),
+    "timm_proj=None": lambda bert: native(
+        custom_text=True, vision_cfg=TIMM_VISION | {"timm_proj": None, "timm_pool": "avg"}
+    ),
     "timm_proj_bias=True": lambda bert: native(custom_text=True, vision_cfg=TIMM_VISION | {"timm_proj_bias": True}),
     "no ResNet": lambda bert: native(vision_cfg=RESNET_VISION),
     "pool_type='avg'": lambda bert: native(vision_cfg=NATIVE_VISION | {"pool_type": "avg"}),

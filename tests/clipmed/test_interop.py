@@ -38,6 +38,9 @@ KINDS = {
         | {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}},
     ),
     "timm": lambda files: native(custom_text=True, vision_cfg=TIMM_VISION),
+    "timm with its own head": lambda files: native(
+        custom_text=True, vision_cfg=TIMM_VISION | {"timm_pool": "avg", "timm_proj": None}
+    ),
     "bert, mean, two matrices": lambda files: native(text_cfg=hugging_face(files["bert"], "mean_pooler")),
     "bert, its own pooler": lambda files: native(text_cfg=hugging_face(files["bert"], "cls_pooler", "linear")),
     "timm and roberta": lambda files: native(vision_cfg=TIMM_VISION, text_cfg=hugging_face(files["roberta"])),
@@ -66,6 +69,17 @@ def embedded_by_open_clip(model, preprocess, tokenizer):
         return model.encode_image(images, normalize=True), model.encode_text(tokenizer(TEXTS), normalize=True)
 
 
+def named_by_hub(model_cfg, files, hub, name=None):
+    """Return the config as of a text tower that came from the hub, where it is put, and not from a folder."""
+    config = json.loads(json.dumps(model_cfg))
+    text_cfg = config["text_cfg"]
+    if "hf_model_name" in text_cfg:
+        name = name or next(name for name, folder in files.items() if str(folder) == text_cfg["hf_model_name"])
+        hub.add(f"org/{name}", files[name])
+        text_cfg |= {"hf_model_name": f"org/{name}", "hf_tokenizer_name": f"org/{name}"}
+    return config
+
+
 def require_equal(folder, images, texts):
     """Assert that clipmed gives these embeddings, from the folder alone."""
     model = clipmed.load(folder, "cpu")
@@ -90,10 +104,10 @@ def test_open_clip_loads_what_clipmed_saves(kind, files, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_clipmed_loads_what_open_clip_saves(kind, files, tmp_path):
+def test_clipmed_loads_what_open_clip_saves(kind, files, tmp_path, local_hub):
     """Files as OpenCLIP's `save_for_hf` writes them, without the pickle; it cannot save its own tokenizer.
 
-    It does not save `fill_color` either.
+    It does not save `fill_color` either, nor the config of a text tower, which is fetched from the hub by its name.
     """
     source = KINDS[kind](files)
     built = two_tower(source, **PREPROCESSING.get(kind, {}) | {"fill_color": 0})
@@ -101,13 +115,14 @@ def test_clipmed_loads_what_open_clip_saves(kind, files, tmp_path):
     preprocess = open_clip.transform.image_transform_v2(
         open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg), is_train=False
     )
+    config = named_by_hub(source, files, local_hub)
     if "hf_model_name" in source["text_cfg"]:
-        save_for_hf(model, built.tokenizer, json.loads(json.dumps(source)), folder, safe_serialization=True)
+        save_for_hf(model, built.tokenizer, config, folder, safe_serialization=True)
     else:
         folder.mkdir()
         state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(state, folder / "open_clip_model.safetensors")
-        save_config_for_hf(model, folder / "open_clip_config.json", json.loads(json.dumps(source)))
+        save_config_for_hf(model, folder / "open_clip_config.json", config)
     require_equal(folder, *embedded_by_open_clip(model, preprocess, built.tokenizer))
 
 
@@ -115,10 +130,7 @@ def test_clipmed_loads_what_open_clip_saves(kind, files, tmp_path):
 def test_both_load_the_same_repository_of_a_hub(kind, files, tmp_path, local_hub):
     folder = checkpoint(tmp_path / "model", KINDS[kind](files), **PREPROCESSING.get(kind, {}))
     config = json.loads((folder / "open_clip_config.json").read_text())
-    text_cfg = config["model_cfg"]["text_cfg"]
-    if "hf_model_name" in text_cfg:  # as of a text tower that came from the hub, and not from a folder
-        text_cfg |= {"hf_model_name": "org/bert", "hf_tokenizer_name": "org/bert"}
-        local_hub.add("org/bert", files["bert"])
+    config["model_cfg"] = named_by_hub(config["model_cfg"], files, local_hub, "bert")
     local_hub.add("org/model", folder)
     local_hub.commit("org/model", {"open_clip_config.json": json.dumps(config).encode(), "SHA256SUMS": None})
     model, _, preprocess = open_clip.create_model_and_transforms("hf-hub:org/model", pretrained_text=False)
