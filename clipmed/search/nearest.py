@@ -121,7 +121,10 @@ def _add_all_by_few(candidates: list[Candidates], queries: Singles, embeddings: 
 
 
 def _num_cores() -> int:
-    """How many cores this process may use."""
+    """How many cores this process may use; OMP_NUM_THREADS says so too."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -51,6 +51,13 @@ def test_every_image_finds_itself_and_texts_find_what_cosines_say(model, images,
     assert model.search(images[7], index, k=2)[0].path == str(images[7])
 
 
+def test_copies_of_an_image_come_in_the_order_of_their_paths(model, images, tmp_path):
+    copies = [Path(shutil.copy(images[0], tmp_path / f"copy-{number:02d}.png")) for number in range(60)]
+    index = build_index(model, [*images[1:], *copies[::-1]], tmp_path / "index")
+    found = [hit.path for hit in index.search(model.embed_images(images[0]), k=50)[0]]
+    assert found == list(map(str, copies[:50]))
+
+
 def test_what_was_built_is_what_is_opened(model, images, tmp_path):
     built = build_index(model, images, tmp_path / "index")
     opened = SearchIndex.open(tmp_path / "index")
