@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tqdm import tqdm
 
+from clipmed.cards import NOT_SCORED, Card, limits_section, use_section
 from clipmed.checkpoint_files import (
     CALIBRATION_FILE,
     CARD_FILE,
@@ -247,26 +248,30 @@ def _bytes(tensor: torch.Tensor) -> Any:
 
 
 def _card(method: str, parents: Sequence[Parent], folders: Sequence[Path]) -> str:
-    """Return the model card: what was merged, then the parents' own cards, since their data and licences hold."""
-    lines = [
-        "---",
-        "library_name: open_clip",
-        "pipeline_tag: zero-shot-image-classification",
-        "tags: [clip, medical, merge]",
-        "---",
-        f"# A CLIP-style model merged by {method}",
-        "",
-        "For research. Not a medical device; not for diagnosis. Its weights are a weighted mean of these checkpoints:",
-        "the data, licences and limits of each hold for it. The scores below are theirs, not its own.",
+    """Return the model card: what was merged, then the parents' own cards, since their data and licences hold.
+
+    Where a parent has no card, nobody knows the data, and the card says nothing of them: publishing asks for it then.
+    """
+    table = [
+        "Not trained: a weighted mean of these checkpoints, as merge.json has it, too.",
         "",
         "| weight | checkpoint | digest of config and weights |",
         "|---|---|---|",
         *(f"| {parent.weight:g} | {parent.location} | {parent.digest} |" for parent in parents),
-        "",
     ]
+    sections = {
+        "Use": use_section("this folder"),
+        "Training configuration": "\n".join(table),
+        "Scores": f"{NOT_SCORED} Those in the parents' cards are theirs.",
+        "Limits of use": limits_section(),
+    }
+    if all((folder / CARD_FILE).is_file() for folder in folders):
+        sections["Data"] = "Those of all parents: their cards follow."
+        sections["Licences"] = "Those of all parents hold together: their cards follow."
     for parent, folder in zip(parents, folders, strict=True):
-        lines += [f"## Card of {parent.location}", "", *_demoted(folder / CARD_FILE), ""]
-    return "\n".join(lines)
+        sections[f"Card of {parent.location}"] = "\n".join(_demoted(folder / CARD_FILE))
+    title = f"A CLIP-style model merged by {method}"
+    return Card(title=title, sections=sections, metadata={"tags": ["clip", "medical", "merge"]}).text()
 
 
 def _demoted(card: Path) -> Iterator[str]:

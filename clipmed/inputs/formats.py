@@ -143,6 +143,11 @@ def _jpeg(raw: bytes, image: JpegImagePlugin.JpegImageFile) -> Image.Image:
     return decoded
 
 
+def is_known(raw: bytes) -> bool:
+    """Whether bytes begin as a file of a format that is read; it may be damaged still."""
+    return raw[128:132] == b"DICM" or any(raw.startswith(magic) for magic, _ in _READERS)
+
+
 def _choose(image: ImageFile.ImageFile, frame: int | None) -> None:
     count = int(getattr(image, "n_frames", 1))
     if frame is None:

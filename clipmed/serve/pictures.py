@@ -8,22 +8,11 @@ from PIL import Image
 
 from clipmed.errors import ImageError
 from clipmed.inputs import InputLimits, open_image
+from clipmed.inputs.formats import is_known
 from clipmed.serve.limits import Limits, RefusedError
 
 PREVIEW_SIDE = 1024
 _QUALITY = 85
-_SIGNATURES = (
-    (0, b"\xff\xd8\xff"),  # JPEG
-    (0, b"\x89PNG\r\n\x1a\n"),
-    *((0, magic) for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),  # TIFF
-    (0, b"BM"),
-    (8, b"WEBP"),
-    (0, b"GIF8"),
-    (0, b"\xff\x4f\xff\x51"),  # JPEG 2000, bare and in its box
-    (4, b"jP  \r\n\x87\n"),
-    *((0, b"P%d" % number) for number in range(1, 7)),  # PBM, PGM, PPM
-    (128, b"DICM"),
-)
 
 
 def open_picture(image: bytes, limits: Limits) -> Image.Image:
@@ -36,8 +25,9 @@ def open_picture(image: bytes, limits: Limits) -> Image.Image:
     try:
         return open_image(image, InputLimits(max_pixels=limits.pixels, max_bytes=limits.upload_bytes))
     except ImageError as error:
-        is_image = any(image[start : start + len(magic)] == magic for start, magic in _SIGNATURES)
-        raise RefusedError(422 if is_image or not image else 415, f"image: {error.__cause__ or error}") from error
+        raise RefusedError(
+            422 if is_known(image) or not image else 415, f"image: {error.__cause__ or error}"
+        ) from error
 
 
 def preview_jpeg(image: Image.Image) -> bytes:

@@ -18,7 +18,7 @@ from clipmed.cards import (
     use_section,
 )
 from clipmed.errors import ConfigError
-from tests.clipmed.tiny_checkpoint import FULL_CARD
+from tests.clipmed.tiny import FULL_CARD
 
 DIGEST = "a" * 64
 

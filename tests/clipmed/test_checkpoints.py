@@ -16,7 +16,7 @@ from clipmed.errors import CheckpointError
 from clipmed.files import sha256_file
 from clipmed.loading import without_values
 from clipmed.towers import ModelConfig, build_two_tower
-from tests.clipmed.tiny_checkpoint import TINY, save_tiny
+from tests.clipmed.tiny import TINY, save_tiny
 from tests.clipmed.tiny_text_tower import bert_config, save_bert
 
 RESNET = {**TINY, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}

@@ -13,7 +13,7 @@ from clipmed.checkpoint_files import CONFIG_FILE, SUMS_FILE, WEIGHTS_FILE, read_
 from clipmed.checkpoints import load_checkpoint, read_config
 from clipmed.errors import ClipmedError
 from clipmed.safetensors_header import read_header
-from tests.clipmed.tiny_checkpoint import save_tiny
+from tests.clipmed.tiny import save_tiny
 from tests.clipmed.tiny_text_tower import bert_config, save_bert
 
 FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -12,7 +12,7 @@ import pytest
 from clipmed.checkpoint_files import SUMS_FILE, WEIGHTS_FILE
 from clipmed.errors import CheckpointError, ConfigError
 from clipmed.hub import fetch, fetch_snapshot, resolve, transfer
-from tests.clipmed.tiny_checkpoint import save_tiny
+from tests.clipmed.tiny import save_tiny
 from tests.hub_server import serve
 
 NAME = "org/tiny"

@@ -14,7 +14,7 @@ from clipmed.errors import CheckpointError, ConfigError
 from clipmed.hub import resolve
 from clipmed.hub.publishing import Push, push
 from tests.clipmed.test_cards import row, scores
-from tests.clipmed.tiny_checkpoint import FULL_CARD, save_tiny
+from tests.clipmed.tiny import FULL_CARD, save_tiny
 
 NAME = "org/new"
 # huggingface_hub 2.4 hands files to its HTTP client in a way that the client is about to drop.

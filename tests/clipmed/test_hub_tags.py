@@ -11,7 +11,7 @@ from clipmed.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
 from clipmed.checkpoints import load_checkpoint
 from clipmed.errors import CheckpointError, ConfigError
 from clipmed.hub import resolve
-from tests.clipmed.tiny_checkpoint import TINY, save_tiny
+from tests.clipmed.tiny import TINY, save_tiny
 
 MODEL = "tiny_listed"
 

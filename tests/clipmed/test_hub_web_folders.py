@@ -10,7 +10,7 @@ from clipmed.checkpoints import load_checkpoint
 from clipmed.errors import CheckpointError
 from clipmed.hub import fetch
 from clipmed.hub.web_folders import cache_of_url
-from tests.clipmed.tiny_checkpoint import save_tiny
+from tests.clipmed.tiny import save_tiny
 from tests.clipmed.tiny_text_tower import bert_config, save_bert
 
 NAME = "org/tiny"

@@ -22,7 +22,7 @@ from clipmed.errors import CheckpointError, ConfigError
 from clipmed.importing import Import, import_checkpoint
 from clipmed.importing.published import BY_LAYOUT, UNIMED_MODELS
 from clipmed.towers import ModelConfig, build_two_tower, model_config
-from tests.clipmed.tiny_checkpoint import TINY, save_tiny
+from tests.clipmed.tiny import TINY, save_tiny
 from tests.clipmed.tiny_text_tower import bert_config, save_bert
 
 TEXTS = ["a lung", "the mass of a slide"]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import clipmed
 from clipmed.__main__ import main
+from clipmed.cards import missing, parse_card
 from clipmed.checkpoint_files import CALIBRATION_FILE, read_sums, write_sums
 from clipmed.checkpoints import CONFIG_FILE, WEIGHTS_FILE, checkpoint_digest, save_checkpoint
 from clipmed.errors import CheckpointError, ConfigError
@@ -129,6 +130,7 @@ def test_the_result_is_a_checkpoint_that_names_its_parents(parents, tmp_path):
     assert f"| 0.75 | {parents[0]} | {checkpoint_digest(parents[0])} |" in card
     assert "### Card of number 0" in card
     assert "#### Data" in card
+    assert set(missing(parse_card(card))) == {"Scores", "license"}
     assert "\n# a comment" in card
     assert checkpoint_digest(out) not in {checkpoint_digest(parent) for parent in parents}
 

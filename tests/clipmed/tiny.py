@@ -1,4 +1,6 @@
-"""A checkpoint of random weights, small enough to make in every test file."""
+"""A checkpoint small enough for a test, with OpenCLIP's own towers."""
+
+from __future__ import annotations
 
 import json
 from dataclasses import replace
@@ -14,6 +16,43 @@ TINY = {
     "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
+CARD = "# A card\n"
+
+
+def save_tiny(folder: Path, seed: int = 0, card: str = CARD, config: dict = TINY) -> Path:
+    """Write a checkpoint with random weights to a folder; return it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.parent / f"{folder.name}-config.json"
+    path.write_text(json.dumps(config))
+    torch.manual_seed(seed)
+    save_checkpoint(folder, build_two_tower(ModelConfig(config=str(path))), card)
+    return folder
+
+
+FULL_CARD = """# A tiny model
+
+For research.
+
+## Data
+
+Noise.
+
+## Licences
+
+None.
+
+## Training configuration
+
+No step.
+
+## Scores
+
+None is worth a number.
+
+## Limits of use
+
+All.
+"""
 
 
 def tiny_checkpoint(folder: Path, image_size: int | list[int] = 32, logit_scale: float | None = None, **pixels) -> Path:
