@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -50,8 +51,12 @@ def main(args: Sequence[str] | None = None) -> None:
             args=args,
         )
         sys.modules[type(command).__module__].run(command)
+        sys.stdout.flush()
     except ClipmedError as error:
         sys.exit(f"clipmed: {error}")
+    except BrokenPipeError:  # whoever read the output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 if __name__ == "__main__":

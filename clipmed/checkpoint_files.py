@@ -8,7 +8,8 @@ README.md                    model card
 calibration.json             temperature, where one was fitted
 
 The sums are checked at every load: a file that was cut short, swapped or edited fits its architecture and would give
-wrong answers. It costs 0.8 s for 600 MB, and nothing the second time that a process loads the same files.
+wrong answers. It costs 0.4 s for 600 MB on a quiet core with SHA instructions, and nothing the
+second time that a process loads the same files.
 """
 
 from __future__ import annotations

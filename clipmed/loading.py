@@ -30,6 +30,8 @@ TEXT_CONFIG_FILE = "config.json"
 VOCABULARY_FILES = tuple(name for name in TOKENIZER_FILES if name != TEXT_CONFIG_FILE)
 POSITION_IDS = ".embeddings.position_ids"  # 0, 1, 2 …: saved by transformers before 4.31
 
+FILLS = ("normal_", "uniform_", "zero_", "fill_", "copy_", "erfinv_", "mul_", "add_", "div_", "sub_", "clamp_")
+
 _REGISTERING = threading.Lock()
 
 
@@ -96,8 +98,20 @@ def load_weights(model: torch.nn.Module, folder: Path, device: str = "cpu") -> N
 
 @contextmanager
 def without_values() -> Iterator[None]:
-    """Let parameters that this thread makes have a shape and a type, and no values."""
+    """Let parameters that this thread makes have a shape and a type, and no values, nor the work of random ones."""
     import torch
+    from torch.overrides import TorchFunctionMode
+
+    fills = {getattr(torch.Tensor, name) for name in FILLS}
+
+    class NoFills(TorchFunctionMode):
+        """Leaves out what would fill a tensor without values: PyTorch imports its compiler for some of it."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            given = kwargs or {}
+            filled = args[0] if args else given.get("tensor")
+            is_fill = func in fills or getattr(func, "__module__", "") == "torch.nn.init"
+            return filled if is_fill and filled is not None and filled.is_meta else func(*args, **given)
 
     module_class: Any = torch.nn.Module
     original, owner = module_class.register_parameter, threading.get_ident()
@@ -107,7 +121,7 @@ def without_values() -> Iterator[None]:
             parameter = torch.nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
         original(module, name, parameter)
 
-    with _REGISTERING:
+    with _REGISTERING, NoFills():
         module_class.register_parameter = register
         try:
             yield

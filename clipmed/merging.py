@@ -36,6 +36,7 @@ from clipmed.checkpoints import read_config
 from clipmed.errors import CheckpointError, ConfigError
 from clipmed.files import atomic_folder, sha256_file, write_json, write_text
 from clipmed.hub import fetch
+from clipmed.safetensors_header import TensorEntry, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -54,25 +55,6 @@ class Parent:
     location: str
     digest: str
     weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """A tensor's entry in a safetensors header, less its place."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def item_bytes(self) -> int:
-        """Bytes of one number; the types are called after their bits, as in BF16 or F8_E4M3, but for BOOL."""
-        digits = "".join(letter for letter in self.dtype.partition("_")[0] if letter.isdigit())
-        return int(digits) // 8 if digits else 1
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the whole tensor."""
-        return math.prod(self.shape) * self.item_bytes
 
 
 def interpolate(base: str | Path, tuned: str | Path, alpha: float, out: Path) -> Path:
@@ -144,7 +126,7 @@ def _check_out(out: Path, folders: Sequence[Path]) -> None:
         raise ConfigError(f"out: {out} is there and no merged checkpoint; remove it first, or give another folder")
 
 
-def _matching_headers(folders: Sequence[Path]) -> dict[str, _Tensor]:
+def _matching_headers(folders: Sequence[Path]) -> dict[str, TensorEntry]:
     """Return the tensors that all checkpoints have, after checking that nothing else differs between them."""
     first, headers = folders[0], _header(folders[0])
     config = read_config(first)
@@ -158,18 +140,11 @@ def _matching_headers(folders: Sequence[Path]) -> dict[str, _Tensor]:
     return headers
 
 
-def _header(folder: Path) -> dict[str, _Tensor]:
-    from safetensors import SafetensorError, safe_open
-
+def _header(folder: Path) -> dict[str, TensorEntry]:
     path = folder / WEIGHTS_FILE
-    try:
-        with safe_open(path, framework="pt") as stored:
-            slices = {name: stored.get_slice(name) for name in sorted(stored.keys())}
-            return {name: _Tensor(part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}; only safetensors weights are merged") from error
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged ({error}); fetch or save it again") from error
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}; only safetensors weights are merged")
+    return read_header(path)
 
 
 def _config_difference(one: Any, other: Any, where: str = "") -> str:
@@ -192,7 +167,7 @@ def _vocabulary_difference(one: Path, other: Path) -> str:
     return ""
 
 
-def _header_difference(one: Mapping[str, _Tensor], other: Mapping[str, _Tensor]) -> str:
+def _header_difference(one: Mapping[str, TensorEntry], other: Mapping[str, TensorEntry]) -> str:
     for name in sorted({*one, *other}):
         if name not in one or name not in other:
             return f"only one has the tensor {name}"
@@ -203,7 +178,7 @@ def _header_difference(one: Mapping[str, _Tensor], other: Mapping[str, _Tensor])
 
 
 def _write_mean(
-    stream: BinaryIO, headers: Mapping[str, _Tensor], paths: Sequence[Path], weights: Sequence[float]
+    stream: BinaryIO, headers: Mapping[str, TensorEntry], paths: Sequence[Path], weights: Sequence[float]
 ) -> None:
     """Write a safetensors file tensor by tensor: the length of its header, the header, then the tensors' bytes.
 

@@ -15,6 +15,7 @@ _SIDE, _BITS = 32, 8  # the DCT is of 32 by 32 pixels; of it the lowest 8 by 8 c
 _GAP = 4  # pixels are first averaged down to about so many times that
 _ROWS = 192  # at least so many are looked at
 _LOBES = 3  # of the Lanczos window
+_PIECE = 32  # rows of one product: so few that no threads are woken for it, which take more time than it does
 _UNIT = 1 << 22  # weights of the resampling are whole multiples of 1 / _UNIT, as Pillow's are
 _COSINE_UNIT = 1 << 14
 _ROW = np.arange(_SIDE)[:, None]
@@ -38,8 +39,9 @@ def perceptual_hash(pixels: npt.NDArray[np.uint8], extent: tuple[float, float] |
     across, down = (max(1, int(side / (_SIDE * _GAP))) for side in (width, height))
     if across * down > 1:
         grey = np.asarray(Image.fromarray(grey).reduce((across, down)))
-    small = _rounded(grey.astype(np.float64) @ _weights(grey.shape[1], width / across).T)
-    small = _rounded(_weights(grey.shape[0], height / down) @ small)
+    columns = _weights(grey.shape[1], width / across).T
+    pieces = [grey[row : row + _PIECE].astype(np.float64) @ columns for row in range(0, len(grey), _PIECE)]
+    small = _rounded(_weights(grey.shape[0], height / down) @ _rounded(np.concatenate(pieces)))
     low = (_cosines() @ small @ _cosines().T).ravel()
     ordered = np.sort(low)
     return np.packbits(2 * low > ordered[low.size // 2 - 1] + ordered[low.size // 2]).tobytes().hex()

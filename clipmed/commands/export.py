@@ -25,7 +25,7 @@ class Command:
     format: Literal["transformers", "onnx"]
     """transformers: AutoModel and AutoProcessor load it, without code of its own; onnx: needs clipmed[onnx]"""
     out: Path
-    """the folder to write; one that is there already is replaced"""
+    """the folder to write; another export that is there is replaced"""
     half: bool = False
     """onnx only: store weights in float16, for half the size; results change by about 1e-4"""
     json: bool = False

@@ -27,6 +27,7 @@ from clipmed.exporting.parity import (
     largest_difference,
     probe_pixels,
     require_parity,
+    require_replaceable,
 )
 from clipmed.extras import require
 from clipmed.files import atomic_folder, write_json, write_text
@@ -69,6 +70,7 @@ def export_onnx(
     """
     for module in ("onnx", "onnxruntime", "onnxscript"):
         require(module, "onnx")
+    require_replaceable(out)
     from clipmed.exporting.transformers_export import quiet_transformers
 
     inputs = {"image": probe_pixels(two_tower), "text": two_tower.tokenizer(list(PROBE_TEXTS))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +51,17 @@ def probe_pixels(two_tower: TwoTower) -> torch.Tensor:
     from clipmed.pixels import image_pixels
 
     return torch.stack([image_pixels(image, two_tower.pixels) for image in probe_images()])
+
+
+def require_replaceable(out: Path) -> None:
+    """Raise a ConfigError unless an export may be written here: at a new place, or instead of another export."""
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if out.exists() and not (out / REPORT_FILE).is_file():
+        raise ConfigError(
+            f"out: {out} is there already, and is no export (it has no {REPORT_FILE}); it would be replaced: give "
+            "another folder"
+        )
 
 
 def largest_difference(first: torch.Tensor | npt.NDArray[Any], second: torch.Tensor | npt.NDArray[Any]) -> float:

@@ -24,6 +24,7 @@ from clipmed.exporting.parity import (
     probe_images,
     probe_pixels,
     require_parity,
+    require_replaceable,
 )
 from clipmed.files import atomic_folder, write_json, write_text
 
@@ -54,6 +55,7 @@ def export_transformers(two_tower: TwoTower, out: Path, source: Mapping[str, Any
 
     from clipmed.exporting.tokenizers_export import export_tokenizer
 
+    require_replaceable(out)
     with quiet_transformers():
         model = _convert(two_tower)
         images = transformers.CLIPImageProcessor(**_image_settings(two_tower))

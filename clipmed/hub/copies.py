@@ -1,7 +1,8 @@
-"""Copies of a fetched checkpoint in a folder of the user's own."""
+"""Copies of a fetched checkpoint in a folder of the user's own, and links to files of a cache."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -28,3 +29,22 @@ def copy_checkpoint(folder: Path, out: Path) -> Path:
             if path.is_file() and not path.name.startswith("."):
                 shutil.copyfile(path, partial / path.name)
     return out
+
+
+def link_file(content: Path, path: Path, target: Path) -> None:
+    """Let `path` be a link to a file, or a copy of it where the disk has no links; atomically.
+
+    Args:
+        content: the file.
+        path: where the link shall lie.
+        target: what the link shall say: the file's path, absolute or as seen from the link's folder.
+    """
+    if path.is_symlink() and path.resolve() == content.resolve():
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(target)
+    except OSError:
+        shutil.copyfile(content, temporary)
+    temporary.replace(path)

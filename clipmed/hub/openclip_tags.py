@@ -7,16 +7,14 @@ The tag decides the activation and the pixel statistics, as it does in OpenCLIP'
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from pathlib import Path
 from typing import Any
 
 from clipmed.checkpoint_files import CARD_FILE, CONFIG_FILE, SUMS_FILE, TOKENIZER_FILES, WEIGHTS_FILE
 from clipmed.configuration import nearest
 from clipmed.errors import CheckpointError, ConfigError
 from clipmed.files import write_json
+from clipmed.hub.copies import link_file
 from clipmed.hub.environment import locked, own_cache
 from clipmed.hub.locations import HUB_PREFIX, Location, check_repository
 from clipmed.hub.repositories import Snapshot, fetch_repository
@@ -50,7 +48,7 @@ def fetch_tag(location: Location, *, offline: bool | None = None) -> Snapshot:
     with locked(tags / f".{folder.name}.lock"):
         for path in snapshot.folder.iterdir():
             if path.name not in {CONFIG_FILE, SUMS_FILE}:
-                _link(path.resolve(), folder / path.name)
+                link_file(path.resolve(), folder / path.name, path.resolve())
         write_json(folder / CONFIG_FILE, config)
     return Snapshot(folder=folder, commit=snapshot.commit)
 
@@ -88,15 +86,3 @@ def tag_config(model: str, tag: str) -> tuple[dict[str, Any], str]:
         },
     }
     return config, check_repository(repository)
-
-
-def _link(target: Path, path: Path) -> None:
-    if path.is_file() and path.samefile(target):
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    temporary.unlink(missing_ok=True)
-    try:
-        temporary.symlink_to(target)
-    except OSError:
-        shutil.copyfile(target, temporary)
-    temporary.replace(path)

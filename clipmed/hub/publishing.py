@@ -82,8 +82,7 @@ def push(wanted: Push, *, dry_run: bool = False) -> Pushed:
     Raises:
         ConfigError: a card that lacks a section; names each, and what fills it.
         CheckpointError: a folder that does not load, a calibration of other weights, no permission, no network, or
-        files
-            that arrived otherwise.
+            files that arrived otherwise.
     """
     check_repository(wanted.repository)
     check_folder(wanted.folder)

@@ -13,9 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-import shutil
 import sys
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -29,6 +27,7 @@ from tqdm import tqdm
 from clipmed.checkpoint_files import file_sha256
 from clipmed.errors import CheckpointError
 from clipmed.files import write_json, write_text
+from clipmed.hub.copies import link_file
 from clipmed.hub.environment import endpoint, hub_cache, hub_headers, is_offline, locked
 from clipmed.hub.locations import Location, is_commit
 from clipmed.hub.transfer import (
@@ -232,7 +231,7 @@ def _fetched(location: Location, tree: CommitFiles, names: Sequence[str]) -> Sna
             with locked(locks / f"{blob.name}.lock"):
                 if not (blob.is_file() and not _Named(expected).mismatch_of(blob)):
                     _download(location, tree, name, blob, lambda have, start=start: bar.update(start + have - bar.n))
-                _link(blob, snapshot.folder / name)
+                link_file(blob, snapshot.folder / name, Path("..") / ".." / "blobs" / blob.name)
             bar.update(start + (expected.size or 0) - bar.n)
     with locked(locks / "clipmed-names.lock"):
         write_json(_listing(snapshot), sorted(tree.files))
@@ -253,19 +252,6 @@ def _download(location: Location, tree: CommitFiles, name: str, blob: Path, prog
         download(url, blob, tree.files[name], headers=hub_headers(), limit=limit, progress=progress)
     except (UnreachableError, StatusError) as error:
         raise _explained(error, location) from error
-
-
-def _link(blob: Path, path: Path) -> None:
-    """Let `path` be the blob's content, by a link, or by a copy where the disk has no links."""
-    if path.is_symlink() and path.resolve() == blob.resolve():
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    temporary.unlink(missing_ok=True)
-    try:
-        temporary.symlink_to(Path("..") / ".." / "blobs" / blob.name)
-    except OSError:
-        shutil.copyfile(blob, temporary)
-    temporary.replace(path)
 
 
 def _passes_by(error: UnreachableError | StatusError) -> bool:

@@ -16,14 +16,15 @@ MIN_BYTES = 20
 # Most articles are in English: less speaks for it than for another language.
 MIN_CONFIDENCE = 0.5
 MIN_CONFIDENCE_ENGLISH = 0.15
-# English that the first characters tell as surely as another language must be told is read no further.
-GLANCE_CHARS, READ_CHARS = 128, 400
+# Where the first characters are surely English, no more is read.
+GLANCE_CHARS, READ_CHARS = 80, 400
+MIN_CONFIDENCE_GLANCE = 0.7
 
 
 def caption_language(text: str) -> str:
     """Return the ISO 639-1 code of a caption's language; "" where it has too few letters, or the model is unsure.
 
-    Only the first 400 characters are read, and of what is English by the first 128, those. Letters count by their UTF-8
+    Only the first 400 characters are read, and of what is English by the first 80, those. Letters count by their UTF-8
     bytes, since an ideograph says more than one letter of an alphabet.
 
     >>> caption_language("Radiographie thoracique de face montrant de multiples opacités"), caption_language("CT")
@@ -32,7 +33,7 @@ def caption_language(text: str) -> str:
     glance, start = text[:GLANCE_CHARS], text[:READ_CHARS]
     if _has_letters(glance) and len(start) > len(glance):
         language, confidence = _identifier().classify(glance)
-        if language == "en" and confidence >= MIN_CONFIDENCE:
+        if language == "en" and confidence >= MIN_CONFIDENCE_GLANCE:
             return "en"
     if not _has_letters(start):
         return ""

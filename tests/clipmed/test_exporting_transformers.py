@@ -199,7 +199,9 @@ def test_shipped_configs_with_bert(name, outcome, tmp_path):
 def test_command_and_the_code_of_the_readme(tmp_path, capfd):
     folder = checkpoint(tmp_path / "model", native())
     out = tmp_path / "export"
-    main(["export", str(folder), "--format", "transformers", "--out", str(out), "--json"])
+    for _ in range(2):  # the second one replaces the first
+        capfd.readouterr()
+        main(["export", str(folder), "--format", "transformers", "--out", str(out), "--json"])
     printed = capfd.readouterr()
     report = json.loads(printed.out)
     assert printed.err == ""
@@ -212,6 +214,15 @@ def test_command_and_the_code_of_the_readme(tmp_path, capfd):
     row = [float(value) for value in ran.stdout.strip().removeprefix("tensor([[").removesuffix("]])").split(",")]
     ours = clipmed.load(folder).classify(scan(), {"a": ["a normal scan"], "b": ["a scan with a mass"]})[0]
     assert row == pytest.approx(list(ours.probabilities.values()), abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ["transformers", "onnx"])
+def test_only_another_export_is_replaced(kind, tmp_path):
+    folder = checkpoint(tmp_path / "model", native())
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(SystemExit, match=r"is no export \(it has no export\.json\)"):
+        main(["export", str(folder), "--format", kind, "--out", str(folder)])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_half_is_for_onnx(tmp_path, capsys):

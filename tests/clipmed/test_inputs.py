@@ -53,7 +53,8 @@ def test_files_as_paths_links_and_bytes_give_their_pixels(tmp_path, form):
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("progressive", [True, False])
 def test_jpegs_decode_as_pillow_decodes_them(mode, progressive):
-    raw = encoded(PICTURE, "JPEG", mode, progressive=progressive)
+    inks = Image.merge("CMYK", [*Image.fromarray(PICTURE).split(), Image.fromarray(GREY // 2)])
+    raw = encoded(inks if mode == "CMYK" else PICTURE, "JPEG", mode, progressive=progressive)
     np.testing.assert_array_equal(pixels(raw), np.asarray(Image.open(io.BytesIO(raw)).convert("RGB")))
 
 
