@@ -1,6 +1,6 @@
 """Queries of a search index: ours, PyTorch's product and topk, and Faiss, over the same embeddings on the same cores.
 
-usage: python -m benchmarks.search [--rows 1000 100000 1000000] [--rounds 15] [--threads 1] [--hnsw] [--out FILE]
+usage: python -m benchmarks.search [--rows 1000 100000 1000000] [--rounds 7] [--threads 1] [--hnsw] [--out FILE]
 
 Embeddings are synthetic: unit vectors of 512 numbers around 4000 topics in a cone, and queries of two kinds, held-out
 images and texts, the latter in a cone of their own (`benchmarks.search_data`). The same ten hits are asked for:
@@ -8,13 +8,13 @@ images and texts, the latter in a cone of their own (`benchmarks.search_data`). 
   exact       ours, compared with every image; in its rounds also PyTorch's product and topk, and Faiss's knn, over the
               same array. `limit` is the time of a sum over the array: who reads all of it needs about that
   clustered   ours, looking into the nearest clusters, as many as reach a recall of 0.95 for images and for texts
-  faiss_ivf   Faiss's IVFFlat with as many lists, and the fewest probes that reach that recall
+  faiss_ivf   Faiss's IVFFlat over the same clusters, looking into as many
   faiss_hnsw  Faiss's HNSW with 32 links, and the least breadth that reaches it; with --hnsw and up to 100 000 rows,
               since building it takes long
 
-Times are in ms, of one query and of 64 at once, texts, in a process that holds the index already: the least of all
-rounds, since on a machine that is shared others make the rest. Each contestant but those of exact runs in a process of
-its own. Prints a table and one line of JSON, and saves that.
+Times are in ms, of one query (the mean of 16) and of 64 at once, texts, in a process that holds the index already: of
+each query the least of all rounds, since on a machine that is shared others make the rest. Each contestant but those of
+exact runs in a process of its own. Prints a table and one line of JSON, and saves that.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     """Measure every size, print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1000, 100_000, 1_000_000], help="sizes of the index")
-    parser.add_argument("--rounds", type=int, default=15, help="how often each searches")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each searches")
     parser.add_argument("--threads", type=int, default=1, help="of each library; one is steady on a shared machine")
     parser.add_argument("--hnsw", action="store_true", help="build Faiss's HNSW too")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the figures are saved")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import resource
+import statistics
 import sys
 import time
 import warnings
@@ -28,15 +29,20 @@ Search = Callable[[Singles], Any]
 
 
 def timed(contestants: dict[str, Search], queries: Singles, rounds: int) -> dict[str, float]:
-    """Return the least ms of one query, and of 64 at once; rounds alternate between the contestants."""
-    times: dict[str, list[float]] = {}
-    for number in range(rounds):
+    """Return the ms of one query, the mean of 16, and of 64 at once: of each the least of the alternating rounds."""
+    asked = {f"1:{number}": queries[number][None] for number in range(SINGLES)} | {str(BATCH): queries[:BATCH]}
+    least: dict[str, dict[str, float]] = {name: {} for name in contestants}
+    for _ in range(rounds):
         for name, search in contestants.items():
-            for label, some in (("1", queries[number % SINGLES][None]), (str(BATCH), queries[:BATCH])):
+            for label, some in asked.items():
                 begin = time.perf_counter()
                 search(some)
-                times.setdefault(f"{name}_{label}_ms", []).append(1e3 * (time.perf_counter() - begin))
-    return {name: min(values) for name, values in times.items()}
+                spent = 1e3 * (time.perf_counter() - begin)
+                least[name][label] = min(spent, least[name].get(label, spent))
+    figures = {f"{name}_{BATCH}_ms": times[str(BATCH)] for name, times in least.items()}
+    for name, times in least.items():
+        figures[f"{name}_1_ms"] = statistics.mean(spent for label, spent in times.items() if label.startswith("1:"))
+    return figures
 
 
 def run_exact(rows: int, rounds: int) -> dict[str, Any]:
@@ -51,6 +57,7 @@ def run_exact(rows: int, rounds: int) -> dict[str, Any]:
         name: np.array([[hit.row for hit in hits] for hits in index.search(some, K)])
         for name, some in (("images", images), ("texts", texts))
     }
+    peak = peak_mb()  # with nothing of the others
     np.savez(FOLDER / f"truth-{rows}.npz", images=truth["images"], texts=truth["texts"])
     contestants: dict[str, Search] = {
         "exact": lambda some: index.search(some, K),
@@ -60,7 +67,7 @@ def run_exact(rows: int, rounds: int) -> dict[str, Any]:
     }
     figures = timed(contestants, texts, rounds)
     theirs = torch.topk(torch.from_numpy(texts) @ tensor.T, K).indices.numpy()
-    return figures | {"torch_same_hits": float((theirs == truth["texts"]).mean())}
+    return figures | {"exact_peak_mb": peak, "torch_same_hits": float((theirs == truth["texts"]).mean())}
 
 
 def run_clustered(rows: int, rounds: int) -> dict[str, Any]:
@@ -80,22 +87,19 @@ def run_clustered(rows: int, rounds: int) -> dict[str, Any]:
 
 
 def run_faiss_ivf(rows: int, rounds: int) -> dict[str, Any]:
-    """IVFFlat with as many lists as ours has clusters."""
-    clusters = SearchIndex.open(index_folder(rows, "clustered"), check_digests=False).facts.clusters
-    assert clusters is not None
-    begin = time.perf_counter()
-    ivf = faiss.IndexIVFFlat(faiss.IndexFlatIP(DIMENSION), DIMENSION, clusters.count, faiss.METRIC_INNER_PRODUCT)
-    ivf.cp.spherical, ivf.cp.niter, ivf.cp.min_points_per_centroid = True, 10, 1
-    drawn = Drawn()
-    sample = np.concatenate([drawn.images(seed, CHUNK)[: min(rows, CHUNK)] for seed in range(-(-rows // CHUNK))][:7])
-    ivf.train(sample[: 64 * clusters.count])
-    fill(ivf, rows, drawn)
-    figures: dict[str, Any] = {"faiss_ivf_build_s": time.perf_counter() - begin}
-
-    def set_probes(value: int) -> None:
-        ivf.nprobe = value
-
-    return figures | tuned("faiss_ivf", ivf, set_probes, (rows, rounds))
+    """IVFFlat with our centroids and probes: the same clusters, searched by Faiss."""
+    index = SearchIndex.open(index_folder(rows, "clustered"), check_digests=False)
+    found, facts = index._arrays.clusters, index.facts.clusters
+    assert found is not None
+    assert facts is not None
+    quantizer = faiss.IndexFlatIP(DIMENSION)
+    quantizer.add(found.centroids)
+    ivf = faiss.IndexIVFFlat(quantizer, DIMENSION, facts.count, faiss.METRIC_INNER_PRODUCT)
+    ivf.is_trained, ivf.nprobe = True, facts.probes
+    fill(ivf, rows, Drawn())
+    recalls = recall_of(lambda some: ivf.search(some, K)[1], rows)
+    figures: dict[str, Any] = timed({"faiss_ivf": lambda some: ivf.search(some, K)}, queries_of(Drawn())[1], rounds)
+    return figures | {f"faiss_ivf_recall_{name}": value for name, value in recalls.items()}
 
 
 def run_faiss_hnsw(rows: int, rounds: int) -> dict[str, Any]:
@@ -139,6 +143,11 @@ def recall_of(search: Callable[[Singles], Rows], rows: int) -> dict[str, float]:
     }
 
 
+def peak_mb() -> float:
+    """Return the most memory that this process has held; pages of mapped files count."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def rows_of(hits: list[list[Any]]) -> Rows:
     """Return the rows of hits, shape (Q, K)."""
     return np.array([[hit.row for hit in some] for some in hits])
@@ -152,5 +161,5 @@ if __name__ == "__main__":
         "faiss_hnsw": run_faiss_hnsw,
     }[sys.argv[1]]
     row = run(int(sys.argv[2]), int(sys.argv[3]))
-    row[f"{sys.argv[1]}_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    row.setdefault(f"{sys.argv[1]}_peak_mb", peak_mb())
     print(json.dumps(row))

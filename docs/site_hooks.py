@@ -62,6 +62,7 @@ def help_text(command: str) -> str:
     printed = io.StringIO()
     arguments, columns = sys.argv, os.environ.get("COLUMNS", "")
     sys.argv, os.environ["COLUMNS"] = [*words, "--help"], WIDTH
+    sys.modules.pop(f"{words[0]}.__main__", None)  # it runs anew, and says so where it was imported before
     try:
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             runpy.run_module(words[0], run_name="__main__", alter_sys=True)

@@ -23,6 +23,7 @@ from clipmed.errors import DataError, ItemRejectedError
 from clipmed.files import sha256_file
 from clipmed.images import ImageConfig, ingest_image
 from clipmed.records import canonical_json
+from clipmed.threads import one_thread
 from shards.caption_join import JoinSettings, joined_captions
 from shards.config import PackConfig
 from shards.schema import INDEX
@@ -83,7 +84,7 @@ def copy_shard(task: ShardTask) -> int:
     tars = [RandomAccess(path, metadata[b"digest"].decode()) for path in json.loads(metadata[b"tars"])]
     entries = plan.read_row_group(task.number).to_pylist()
     settings = CopySettings.parse(metadata[b"settings"].decode())
-    with _renamed(task.partial / task.name) as temporary, write_tar(temporary) as (tar, file):
+    with one_thread(), _renamed(task.partial / task.name) as temporary, write_tar(temporary) as (tar, file):
         rows = [_copy_sample(tar, entry, tars[entry["unit"]], task.name, settings) for entry in entries]
     with _renamed(task.part) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, INDEX), temporary)

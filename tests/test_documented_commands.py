@@ -74,7 +74,8 @@ def test_the_commands_of_a_page_do_what_it_says(page: str, made: World, tmp_path
     done = [json.loads(line) for line in log.read_text().splitlines()]
     assert len(done) >= wanted
     counts = Counter("parsed" if record["parsed"] else "run" for record in done)
-    print(f"{page}: run {counts['run']}, parsed {counts['parsed']}")
+    cpu_s = sum(record["cpu_s"] for record in done)
+    print(f"{page}: run {counts['run']}, parsed {counts['parsed']}; {cpu_s:.0f} s of CPU time")
 
 
 def run(block: Block, script: str, where: Path, made: World, log: Path) -> None:

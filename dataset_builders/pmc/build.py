@@ -25,6 +25,7 @@ from clipmed.configuration import to_dict
 from clipmed.errors import DataError
 from clipmed.jobs import JobsConfig, run_units
 from clipmed.rejects import RejectReason
+from clipmed.threads import one_thread
 from dataset_builders.items import summarise
 from dataset_builders.pmc.archive import is_remote, open_archive
 from dataset_builders.pmc.config import PmcConfig
@@ -72,7 +73,7 @@ def build_unit(unit: int, config: PmcConfig, out: Path) -> dict[str, Any]:
     ids = read_ids(config.select)
     threads = config.network.concurrency if is_remote(config.root) else 0
     archive = open_archive(config)
-    with write_unit(out, unit, config.source) as writer:
+    with one_thread(), write_unit(out, unit, config.source) as writer:
         SampleMaker(config, writer).add_articles(read_articles(refs, archive, config, ids, threads))
     folder = unit_path(out, unit)
     summary = json.loads((folder / "unit.json").read_text())

@@ -76,6 +76,7 @@ Path("my_model.json").write_text(json.dumps(config))
 END
 python pickled.py
 """
+MY_DATASET = "python -m dataset_builders show cxr_pneumonia | sed 's/^name: .*/name: my_dataset/' > my_dataset.yaml"
 MIXED = """
 for part in ct mri; do
   python -m dataset_builders captions make build/demo/spools/phantom_$part --store captions.sqlite \
@@ -101,7 +102,7 @@ PAGES: dict[str, Assumed] = {
         data={"real/rocov2": "rocov2"},
     ),
     "docs/captions.md": Assumed(before="ln -s build/demo/spools spools", words={"NAME": "standin"}),
-    "docs/data.md": Assumed(words={"SET": "build/demo/set"}),
+    "docs/data.md": Assumed(before=MY_DATASET, words={"SET": "build/demo/set"}),
     "docs/datasets.md": Assumed(data={"FOLDER": "chestmnist"}),
     "docs/evaluation.md": Assumed(
         before=REAL + DATA + EVALUATED,

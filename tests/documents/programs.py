@@ -140,6 +140,7 @@ def _status_of(program: str, words: list[str]) -> int:
     except Parsed:
         status = rule.statuses[0]
     record = {"program": program, "words": words, "status": status, "parsed": rule.parse}
+    record["cpu_s"] = round(sum(os.times()[:4]), 1)
     with Path(os.environ["DOCUMENTS_LOG"]).open("a", encoding="utf-8") as log:
         log.write(json.dumps(record) + "\n")
     if status not in rule.statuses:

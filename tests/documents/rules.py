@@ -83,7 +83,7 @@ def rule_of(program: str, words: Sequence[str]) -> Rule:
     is_help = "--help" in words or "-h" in words
     small = [option for pattern, options in SMALLER if re.search(pattern, line) for option in options.split()]
     serves = bool(re.search(SERVING, line)) and not is_help
-    more = [] if parse or is_help else [*small, *(["--port", os.environ["DOCUMENTS_PORT"]] if serves else [])]
+    more = [] if parse or is_help else [*small, *(["--port", os.environ.get("DOCUMENTS_PORT", "0")] if serves else [])]
     return Rule(parse=parse, statuses=statuses, serves=serves, more=more)
 
 

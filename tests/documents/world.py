@@ -104,7 +104,8 @@ def world(shared: Path, own: Path) -> Iterator[World]:
 
 def hub_variables(own: Path, address: str) -> dict[str, str]:
     """What makes the stand-in the hub; all of it is read when huggingface_hub is imported."""
-    return {"HF_HOME": str(own / "huggingface"), "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}
+    variables = {"HF_HOME": str(own / "huggingface"), "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0"}
+    return {**variables, "HF_HUB_DISABLE_XET": "1"}  # the stand-in does not speak it
 
 
 def _build(made: World, hub: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_run_with_all_that_recipes_use_is_stopped_and_resumed_to_the_same_bits
 
 def test_an_image_tower_comes_from_another_checkpoint_and_another_image_size(tmp_path: Path) -> None:
     source = build_two_tower(ModelConfig(config="clipmed_tiny"))
-    source.mean, source.std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    source.pixels = replace(source.pixels, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     save_checkpoint(tmp_path / "source", source, "card")
     taken = build_two_tower(
         ModelConfig(config="clipmed_tiny", image_weights=str(tmp_path / "source"), context_length=8)
