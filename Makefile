@@ -57,7 +57,7 @@ eval: $(READY) ## score a checkpoint: make eval CHECKPOINT=build/run/model SUITE
 	@test -n "$(CHECKPOINT)" -a -n "$(SUITE)" || { echo "say what: make eval CHECKPOINT=FOLDER SUITE=NAME"; exit 2; }
 	$(PY) -m zeroshot_eval score $(CHECKPOINT) --suite $(SUITE) --sets $(or $(SETS),$(OUT)/set) --out $(OUT)/scores
 
-test: $(READY) ## the tests (about 25 minutes on two cores)
+test: $(READY) ## the tests (about 15 minutes on two cores)
 	$(PY) -m pytest -n auto --maxprocesses 4
 
 test-slurm: $(READY) ## the Slurm tests, on a one-node Slurm that this starts and stops (Debian, as root)
