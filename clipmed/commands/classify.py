@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,7 @@ def _print(records: Sequence[dict[str, Any]], labels: Sequence[str], command: Co
 
     is_whole = command.top_k is None and len(labels) <= _FEW
     columns = ["image", *map(escape, labels)] if is_whole else ["image", "most probable"]
+    folder = _common_folder([record["image"] for record in records])
     rows = []
     for record in records:
         if "error" in record:
@@ -117,10 +119,19 @@ def _print(records: Sequence[dict[str, Any]], labels: Sequence[str], command: Co
             best = sorted(record["probabilities"], key=record["probabilities"].__getitem__, reverse=True)
             shown = best[: command.top_k or _TOP_OF_MANY]
             cells = [", ".join(f"{escape(name)} {_number(record, name)}" for name in shown)]
-        rows.append([escape(record["image"]), *cells])
+        rows.append([escape(os.path.relpath(record["image"], folder)), *cells])
     is_calibrated = any(record.get("calibrated") for record in records)
     caption = f"{RESEARCH_ONLY} {'Calibrated' if is_calibrated else 'Not calibrated'} probabilities over these labels."
-    print_table(columns, rows, title=f"Probabilities by {escape(command.checkpoint)}", caption=caption)
+    title = f"{escape(folder)}: probabilities by {escape(command.checkpoint)}"
+    print_table(columns, rows, title=title, caption=caption)
+
+
+def _common_folder(images: Sequence[str]) -> str:
+    """Return the folder that all images are in, at any depth, so that a table's paths can be short."""
+    try:
+        return os.path.commonpath([Path(image).parent for image in images]) or os.curdir
+    except ValueError:  # some are given from the root, some from here
+        return os.path.commonpath([Path(image).absolute().parent for image in images])
 
 
 def _number(record: dict[str, Any], name: str) -> str:

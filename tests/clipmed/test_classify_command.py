@@ -123,6 +123,8 @@ def test_the_table_for_people_names_labels_and_says_what_it_is(checkpoint, folde
     said = capsys.readouterr().out
     assert "[red]a lung" in said  # and not markup
     assert "Research use only. Not calibrated" in said
+    assert f"{folder}:probabilitiesby" in "".join(said.split())  # however its lines are broken
+    assert not [line for line in said.splitlines() if ".png" in line and str(folder) in line]  # said once
     classify(checkpoint, folder, "--labels", *MANY)
     rows = [line for line in capsys.readouterr().out.splitlines() if ".png" in line]
     assert len(rows) == 3
