@@ -72,7 +72,7 @@ class Caption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One image with everything known of it; `image` is JPEG bytes, which only packing may scale down.
+    """One image with everything known of it; `image` is JPEG bytes, never re-encoded after this.
 
     `facts` are what label-made captions state ({"modality": …, "finding": …}): samples with equal facts have equal
     meaning for the loss. They are None for free text. `labels` maps a task to class ids. `split` is None until the

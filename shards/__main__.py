@@ -116,8 +116,6 @@ def run_pack(options: Pack) -> int:
     for table in decontamination_tables(manifest):
         console.print(table)
     num_shards, num_samples = len(manifest["shards"]), manifest["counts"]["samples"]
-    if num_scaled := sum(shard["scaled"] for shard in manifest["shards"]):
-        console.print(f"{num_scaled:,} images were scaled down to {manifest['config']['max_side']:,} pixels")
     console.print(f"{options.out}: {num_samples:,} samples in {num_shards:,} shards, {manifest['license']['group']}")
     return 0
 

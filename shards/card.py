@@ -112,11 +112,9 @@ def _metadata(manifest: Mapping[str, Any]) -> str:
 def _lead(manifest: Mapping[str, Any]) -> str:
     counts, num_shards = manifest["counts"], len(manifest["shards"])
     size = sum(shard["bytes"] for shard in manifest["shards"]) / 1e6
-    scaled = sum(shard.get("scaled", 0) for shard in manifest["shards"])
-    side = f" {scaled:,} of them were scaled down to {manifest['config']['max_side']:,} pixels." if scaled else ""
     return (
         f"{counts['samples']:,} images with captions from {_number(counts['source'], 'source')}, "
-        f"in {num_shards:,} tar {'files' if num_shards != 1 else 'file'} of {size:,.1f} MB together.{side}"
+        f"in {num_shards:,} tar {'files' if num_shards != 1 else 'file'} of {size:,.1f} MB together."
     )
 
 

@@ -10,7 +10,6 @@ from clipmed.configuration import to_dict
 from clipmed.errors import ConfigError
 
 MAX_PHASH_BITS = 8  # more would need thousands of tables to search; see shards/search.py
-_RANGES = {"phash_bits": (0, MAX_PHASH_BITS), "max_side": (0, 65_535), "jpeg_quality": (1, 100)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +57,7 @@ class PackConfig:
     samples_per_shard: int = 1000
     """most samples in a shard"""
     megabytes_per_shard: int = 512
-    """most image bytes in a shard, in MB as the spools have them; a single larger image gets a shard of its own"""
-    max_side: int = 1024
-    """longest side of an image in the set, in pixels; larger ones are scaled down and encoded once more. Loaders read
-    small images faster: twice the side that a model is trained at is enough. 0 leaves all as the spools have them"""
-    jpeg_quality: int = 92
-    """JPEG quality of the images that are scaled"""
+    """most image bytes in a shard, in MB; a single larger image gets a shard of its own"""
 
     def __post_init__(self) -> None:
         if not self.license_groups:
@@ -74,19 +68,15 @@ class PackConfig:
                 f"val_fraction, test_fraction: got {self.val_fraction}, {self.test_fraction}; "
                 "allowed: 0 or more each, below 1 together; lower one of them"
             )
-        self._check_numbers()
-        for what in ("decontaminate", "captions"):
-            self._check_names(what)
-
-    def _check_numbers(self) -> None:
         for name in ("samples_per_shard", "megabytes_per_shard", "max_linked_groups", "captions_per_sample"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: got {getattr(self, name)}; allowed: 1 or more")
-        for name, (low, high) in _RANGES.items():
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name}: got {getattr(self, name)}; allowed: {low} to {high}")
+        if not 0 <= self.phash_bits <= MAX_PHASH_BITS:
+            raise ConfigError(f"phash_bits: got {self.phash_bits}; allowed: 0 to {MAX_PHASH_BITS}")
         if not 0 < self.min_correlation <= 1:
             raise ConfigError(f"min_correlation: got {self.min_correlation}; allowed: above 0, up to 1")
+        for what in ("decontaminate", "captions"):
+            self._check_names(what)
 
     def _check_names(self, what: str) -> None:
         names = [path.name for path in getattr(self, what)]

@@ -1,4 +1,4 @@
-"""Copy the samples of one planned shard from the spools' tars: bytes by offset, decoded only where they are scaled.
+"""Copy the samples of one planned shard from the spools' tars: bytes by offset, no image is decoded.
 
 A shard is finished when its receipt is written: the last of three files, each renamed into place. Everything in them
 follows from the plan, so that a shard made again is the same to the byte.
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +19,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipmed.errors import DataError, ItemRejectedError
+from clipmed.errors import DataError
 from clipmed.files import sha256_file
-from clipmed.images import ImageConfig, ingest_image
 from clipmed.records import canonical_json
-from clipmed.threads import one_thread
 from shards.caption_join import JoinSettings, joined_captions
-from shards.config import PackConfig
 from shards.schema import INDEX
 from shards.spool import add_member
 from shards.tars import BLOCK, RandomAccess, write_tar
@@ -53,26 +50,6 @@ class ShardTask:
         return self.partial / PARTS / f"{self.name}.json"
 
 
-@dataclass(frozen=True, slots=True)
-class CopySettings:
-    """What a worker needs of the pack config: which captions join, and to what side images are scaled."""
-
-    join: JoinSettings
-    max_side: int
-    jpeg_quality: int
-
-    @classmethod
-    def of(cls, config: PackConfig, stores: Sequence[Mapping[str, str]]) -> CopySettings:
-        """Return the settings of a pack config and its described caption stores."""
-        return cls(JoinSettings.of(config, stores), config.max_side, config.jpeg_quality)
-
-    @classmethod
-    def parse(cls, text: str) -> CopySettings:
-        """Return the settings that `json.dumps(asdict(settings))` wrote."""
-        found = json.loads(text)
-        return cls(JoinSettings.parse(json.dumps(found["join"])), found["max_side"], found["jpeg_quality"])
-
-
 def copy_shard(task: ShardTask) -> int:
     """Write the shard, its part of the index and its receipt; return the number of samples.
 
@@ -83,9 +60,9 @@ def copy_shard(task: ShardTask) -> int:
     metadata = plan.schema_arrow.metadata
     tars = [RandomAccess(path, metadata[b"digest"].decode()) for path in json.loads(metadata[b"tars"])]
     entries = plan.read_row_group(task.number).to_pylist()
-    settings = CopySettings.parse(metadata[b"settings"].decode())
-    with one_thread(), _renamed(task.partial / task.name) as temporary, write_tar(temporary) as (tar, file):
-        rows = [_copy_sample(tar, entry, tars[entry["unit"]], task.name, settings) for entry in entries]
+    join = JoinSettings.parse(metadata[b"captions"].decode())
+    with _renamed(task.partial / task.name) as temporary, write_tar(temporary) as (tar, file):
+        rows = [_copy_sample(tar, entry, tars[entry["unit"]], task.name, join) for entry in entries]
     with _renamed(task.part) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, INDEX), temporary)
     shard = task.partial / task.name
@@ -94,7 +71,6 @@ def copy_shard(task: ShardTask) -> int:
         "split": entries[0]["split"],
         "bytes": shard.stat().st_size,
         "samples": len(rows),
-        "scaled": sum(row["sha256"] != entry["sha256"] for row, entry in zip(rows, entries, strict=True)),
         "sha256": file.sha256(),
     }
     with _renamed(task.receipt) as temporary:
@@ -120,7 +96,7 @@ def read_receipt(task: ShardTask) -> dict[str, Any]:
 
 
 def _copy_sample(
-    tar: tarfile.TarFile, entry: dict[str, Any], spool: RandomAccess, shard: str, settings: CopySettings
+    tar: tarfile.TarFile, entry: dict[str, Any], spool: RandomAccess, shard: str, join: JoinSettings
 ) -> dict[str, Any]:
     key = entry["key"]
     image = spool.read(entry["jpg_offset"], entry["bytes"])
@@ -129,30 +105,13 @@ def _copy_sample(
         folder = Path(spool.path).parent
         raise DataError(f"{spool.path}: {key} is not what its row says; remove {folder} and run its builder again")
     row["split"] = entry["split"]
-    row["captions"] = joined_captions(row, settings.join)  # before its digest changes, by which stores know the image
-    if 0 < settings.max_side < max(row["width"], row["height"]):
-        image = _scaled(image, row, settings)
+    row["captions"] = joined_captions(row, join)
     members = {"jpg": image, "json": canonical_json(row).encode(), "txt": row["captions"][0]["text"].encode()}
     place: dict[str, Any] = {"shard": shard}
     for suffix, data in members.items():
         place[f"{suffix}_offset"], place[f"{suffix}_size"] = tar.offset + BLOCK, len(data)
         add_member(tar, f"{key}.{suffix}", data)
     return {**row, **place}
-
-
-def _scaled(image: bytes, row: dict[str, Any], settings: CopySettings) -> bytes:
-    """Return the image as a builder with this `max_side` stores it; the row is changed to tell of it.
-
-    Raises:
-        DataError: the image does not decode.
-    """
-    config = ImageConfig(max_side=settings.max_side, jpeg_quality=settings.jpeg_quality, min_side=1, max_aspect=1e9)
-    try:
-        stored = ingest_image(image, config)
-    except ItemRejectedError as error:
-        raise DataError(f"{row['key']} of {row['source']} cannot be scaled: {error}; build its spool again") from error
-    row |= {name: getattr(stored, name) for name in ("width", "height", "sha256", "phash")}
-    return stored.jpeg
 
 
 @contextmanager

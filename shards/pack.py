@@ -23,12 +23,12 @@ from clipmed.errors import DataError
 from clipmed.files import replace_folder, sha256_file, write_json, write_text
 from clipmed.jobs import JobsConfig, run_units
 from clipmed.records import canonical_json
-from shards.caption_join import count_captions, describe_stores, require_matches
+from shards.caption_join import JoinSettings, count_captions, describe_stores, require_matches
 from shards.card import card_text
 from shards.comparing import gather
 from shards.config import PackConfig
 from shards.contamination import summarise
-from shards.copying import PARTS, PLAN_FILE, CopySettings, ShardTask, copy_shard, is_finished, read_receipt
+from shards.copying import PARTS, PLAN_FILE, ShardTask, copy_shard, is_finished, read_receipt
 from shards.evalsets import lists_digest, read_evaluation_set
 from shards.intake import Intake, read_spools
 from shards.manifest import (
@@ -85,8 +85,8 @@ def pack(
     sets = [read_evaluation_set(path, progress=progress) for path in config.decontaminate]
     evidence = gather(intake, config, sets, partial / _HASHES, jobs, progress=progress)
     plan = make_plan(intake.samples, config, evidence)
-    settings = json.dumps(asdict(CopySettings.of(config, stores)))
-    tasks = _write_plan(partial, intake, plan, {"digest": digest, "settings": settings})
+    join = JoinSettings.of(config, stores)
+    tasks = _write_plan(partial, intake, plan, {"digest": digest, "captions": json.dumps(asdict(join))})
     _copy_shards(tasks, jobs, progress=progress)
     manifest = _write_tables(partial, tasks, intake, plan)
     require_matches(manifest["captions"], stores)
