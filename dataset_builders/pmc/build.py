@@ -25,7 +25,6 @@ from clipmed.configuration import to_dict
 from clipmed.errors import DataError
 from clipmed.jobs import JobsConfig, run_units
 from clipmed.rejects import RejectReason
-from clipmed.threads import one_thread
 from dataset_builders.items import summarise
 from dataset_builders.pmc.archive import is_remote, open_archive
 from dataset_builders.pmc.config import PmcConfig
@@ -34,6 +33,7 @@ from dataset_builders.pmc.samples import SampleMaker
 from dataset_builders.pmc.selection import read_ids
 from dataset_builders.pmc.snapshot import Snapshot, read_snapshot, read_unit, read_units_digest, take_snapshot
 from dataset_builders.pmc.snapshot import write_units as write_listing
+from dataset_builders.threads import one_thread
 from shards.spool import SPOOL_FILE, SpoolInfo, open_spool, unit_path, write_unit
 
 LISTING = "articles.parquet"

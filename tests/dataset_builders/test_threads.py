@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from clipmed.threads import one_thread
+from dataset_builders.threads import one_thread
 
 
 def threads() -> list[int]:
