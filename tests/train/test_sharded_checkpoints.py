@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -79,21 +81,30 @@ def _read(rank: int, folder: Path, world_size: int) -> None:
             assert_same(got, wanted)
 
 
+@contextmanager
+def _files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """A full disk, for this process. The old limit returns, since torch's own store also writes to a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def _fail(rank: int, folder: Path, world_size: int) -> None:
     state = divided_state(world_size)
     checkpoints = folder / "checkpoints"
     store = open_store(checkpoints, "sharded", rank, world_size, background=False)
     store.save(state, 1, {})
-    if rank == 1:
-        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    if rank == 0:
-        with pytest.warns(UserWarning, match=r"step 2: no checkpoint .*File too large \(process 1\)"):
+    with _files_of_at_most(100) if rank == 1 else nullcontext():
+        if rank == 0:
+            with pytest.warns(UserWarning, match=r"step 2: no checkpoint .*File too large \(process 1\)"):
+                store.save(state, 2, {})
+        else:
             store.save(state, 2, {})
-    else:
-        store.save(state, 2, {})
-    with pytest.raises(CheckpointError, match=r"step 3: no checkpoint .*File too large"):
-        store.save(state, 3, {}, final=True)
+        with pytest.raises(CheckpointError, match=r"step 3: no checkpoint .*File too large"):
+            store.save(state, 3, {}, final=True)
     assert names_in(checkpoints) == ["step_00000001"]
 
 
