@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from clipmed.errors import ConfigError, ItemRejectedError
+from clipmed.jpeg2000 import has_deep_colours
 from clipmed.jpeg_segments import without_metadata
 from clipmed.perceptual import perceptual_hash
 from clipmed.rejects import RejectReason, Stage
@@ -295,10 +296,14 @@ def decode_jpeg(
 
 def _decode_any(image: Image.Image) -> npt.NDArray[np.uint8]:
     try:
+        if has_deep_colours(image):
+            raise _rejected(RejectReason.IMAGE_UNSUPPORTED, "JPEG 2000 of colours above 8 bits; convert it to PNG")
         image.load()
         grey = image.mode in _GREY_MODES and "transparency" not in image.info
         rgb = to_rgb8(ImageOps.exif_transpose(image))
         return np.asarray(rgb.getchannel(0) if grey else rgb)
+    except ItemRejectedError:
+        raise
     except Exception as error:
         raise _rejected(RejectReason.IMAGE_CORRUPT, f"{type(error).__name__}: {error}") from error
 

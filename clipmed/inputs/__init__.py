@@ -1,9 +1,11 @@
 """Images as users have them, to whole, upright RGB pictures of 8 bits; a clear error for everything that is none.
 
 formats.py    encoded bytes: PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PGM and PPM; DICOM by `clipmed.scans`
+deep.py       colours of more than 8 bits
 wholeness.py  whether a file is all there, where decoders do not look
 arrays.py     NumPy arrays and tensors
-batches.py    many images to batches, decoded by a few threads
+batches.py    many images to batches, decoded by threads
+requests.py   texts, batch sizes and queries, checked
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # a Path has lost the second sl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputLimits:
-    """What an image may take of the machine, and how long it may be. Checked before pixels are decoded."""
+    """What an image may take of the machine, and how long it may be.
+
+    Checked before pixels are decoded; the shape of a DICOM image after it, as its pixels may not be square.
+    """
 
     max_pixels: int = 200_000_000
     """most pixels: a small file may state a picture that fills the memory"""
@@ -71,10 +76,12 @@ def open_image(image: ImageLike, limits: InputLimits | None = None, *, frame: in
         limits: of size and shape; those of `InputLimits()` if not given.
         frame: which frame, page or slice of a file of several, from 0. Files of several are errors without it.
 
-    Grey of more than 8 bits is stretched from its own lowest to its highest value, as training data was. Colours of 16
-    bits keep their upper 8, of which 65535 is white. Transparent parts are laid on black. The orientation of an EXIF
-    tag is applied. A DICOM file is shown as a viewer does, by its own window, with annotations that are part of the
-    pixels; the extra `dicom` reads it.
+    Grey and colours of more than 8 bits are stretched from their own lowest value to their highest, over all channels,
+    as training data was. Of such colours in PPM and CMYK files, only the upper 8 bits are read: where they all lie
+    below half of the range that the file states, that is an error. In JPEG 2000 files, and in separate planes of TIFF
+    files, they are an error. Transparent parts are laid on black. The orientation of an EXIF tag is applied. A DICOM
+    file is shown as a viewer does, by its own window, with annotations that are part of the pixels; the extra `dicom`
+    reads it.
 
     Raises:
         ImageError: not one whole still image, or one above a limit.
@@ -103,7 +110,8 @@ def shown(image: object) -> str:
 def image_list(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     """Return several images as a list: of one image, of an iterable, or of a batch.
 
-    A batch is a tensor (N, C, H, W) or an array (N, H, W) of neither; arrays (N, H, W, C) are batches too.
+    A batch is a tensor (N, C, H, W) or an array (N, H, W, C). Of three dimensions, both are one image: grey images
+    without channels are given as a list.
 
     Raises:
         ClipmedError: nothing that is or holds images, or no image.
@@ -113,13 +121,13 @@ def image_list(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     one: Any = images
     if isinstance(images, str | Path | Image.Image | _BYTES):
         return [one]
-    if isinstance(images, np.ndarray) or is_tensor(images):
-        return list(one) if one.ndim == 4 and len(one) else [one]
+    if (isinstance(images, np.ndarray) or is_tensor(images)) and one.ndim != 4:
+        return [one]
     if not isinstance(images, Iterable) or isinstance(images, dict):
         raise ClipmedError(f"images: got {type(images).__name__}; allowed: one image or a list of images")
     found = list(images)
     if not found:
-        raise ClipmedError("no images to embed: got an empty list; give one or more")
+        raise ClipmedError("no images to embed: got an empty list or batch; give one or more")
     return found
 
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from clipmed.errors import ImageError
-from clipmed.inputs.formats import check_colours, check_size, rgb_of
+from clipmed.inputs.deep import stretched
+from clipmed.inputs.formats import check_size, rgb_of
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from clipmed.inputs import InputLimits
 
 _CHANNELS = (1, 3, 4)
+_SEVERAL = "; several images are a list of them, as list(images) makes of (N, H, W)"
 
 
 def array_image(array: npt.NDArray[Any], limits: InputLimits) -> Image.Image:
@@ -27,7 +29,7 @@ def array_image(array: npt.NDArray[Any], limits: InputLimits) -> Image.Image:
     """
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in _CHANNELS):
         hint = "; channels come last: array.transpose(1, 2, 0)" if array.ndim == 3 and array.shape[0] in (1, 3) else ""
-        raise ImageError(f"allowed shapes: (H, W), (H, W, 1), (H, W, 3), (H, W, 4){hint}")
+        raise ImageError(f"allowed shapes: (H, W), (H, W, 1), (H, W, 3), (H, W, 4){hint or _SEVERAL}")
     check_size(array.shape[1], array.shape[0], limits)
     if np.ma.is_masked(array):
         raise ImageError("masked values have no colour; fill them first: array.filled(0)")
@@ -47,7 +49,7 @@ def tensor_image(tensor: torch.Tensor, limits: InputLimits) -> Image.Image:
     if tensor.ndim not in (2, 3) or (tensor.ndim == 3 and tensor.shape[0] not in (1, 3)):
         last = tensor.ndim == 3 and tensor.shape[2] in _CHANNELS
         hint = "; channels come first: tensor.permute(2, 0, 1)" if last else ""
-        raise ImageError(f"allowed shapes: (H, W), (1, H, W), (3, H, W), and (N, C, H, W) for several{hint}")
+        raise ImageError(f"allowed shapes: (H, W), (1, H, W), (3, H, W){hint or _SEVERAL}")
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
         raise ImageError("allowed: dense tensors, not sparse, quantised or meta ones")
     values = tensor.detach().cpu()
@@ -65,11 +67,7 @@ def _levels(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
         deep = values.astype(np.uint16)  # whatever its byte order
-        if deep.ndim == 2:
-            return deep
-        upper = (deep >> 8).astype(np.uint8)
-        check_colours(int(deep[..., :3].max()))
-        return upper
+        return deep if deep.ndim == 2 else np.asarray(stretched(deep))
     if values.dtype.kind != "f":
         raise ImageError(
             "allowed types: uint8, uint16, bool, and floats from 0 to 1; map others to levels first, such as CT by a "

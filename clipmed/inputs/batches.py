@@ -1,4 +1,4 @@
-"""Many images to batches of pixels, decoded by a few threads while the model is busy with the batch before."""
+"""Many images to batches of pixels, decoded by threads while the model is busy with a batch before."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ def batches(
 ) -> Iterator[tuple[list[int], list[T]]]:
     """Yield what `prepare` makes of images, `batch_size` of them at a time: their places from 0, and the results.
 
-    Batches hold `batch_size` results as long as there are images, whatever is skipped, and are in order.
+    All batches but the last hold `batch_size` results, whatever is skipped; they are in the order of the images.
 
     Args:
-        images: taken a little ahead of what is yielded, never all at once.
-        prepare: called in several threads; raises ImageError for an image that cannot be used.
+        images: taken up to two batches ahead of the one that is yielded.
+        prepare: called in as many threads as there are processors, 16 at most; raises ImageError for an image that
+            cannot be used.
         batch_size: 1 or more.
         skipped: where images that cannot be used are listed; without it, the first one's error is raised.
+
+    Raises:
+        ImageError: an image that cannot be used, without `skipped`. Whatever else `prepare` raises ends it too.
     """
     positions: list[int] = []
     results: list[T] = []

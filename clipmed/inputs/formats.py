@@ -23,9 +23,11 @@ from PIL import (
 )
 
 from clipmed.decoding import strict_decoders
-from clipmed.errors import ClipmedError, ImageError, ItemRejectedError
+from clipmed.errors import ClipmedError, FramesError, ImageError, ItemRejectedError
 from clipmed.images import decode_jpeg, to_rgb8
-from clipmed.inputs.wholeness import J2K_MAGIC, JP2_MAGIC, PNG_MAGIC, check_whole
+from clipmed.inputs.deep import colours_of, is_deep
+from clipmed.inputs.wholeness import PNG_MAGIC, check_whole
+from clipmed.jpeg2000 import J2K_MAGIC, JP2_MAGIC
 
 if TYPE_CHECKING:
     from clipmed.inputs import InputLimits
@@ -54,9 +56,8 @@ _OTHERS = (
     (b"\x93NUMPY", "a NumPy file; load it and give the array"),
     (b"<", "text, perhaps a page of HTML or SVG; fetch the image itself"),
 )
-_DEEP_COLOUR = "16"  # in the name of how Pillow unpacks colours of 16 bits to their upper 8
-_DIM = 4096
-_PHOTOMETRIC = 262  # the tag that says which value is white
+_BITS, _PHOTOMETRIC, _SAMPLES = 258, 262, 339  # TIFF tags: bits, which value is white, and what kind of numbers
+_UNSIGNED = 1
 
 
 def decode(raw: bytes, limits: InputLimits, frame: int | None, suffix: str = "") -> Image.Image:
@@ -78,11 +79,20 @@ def decode(raw: bytes, limits: InputLimits, frame: int | None, suffix: str = "")
         raise ImageError(next((what for magic, what in _OTHERS if raw.startswith(magic)), _unknown(raw)))
     with _judged():
         check_whole(raw)
-        image = reader(io.BytesIO(raw))
-        check_size(*image.size, limits)
-        _choose(image, frame)
-        check_size(*image.size, limits)
+        image = _opened(reader, raw, limits, frame)
+        if is_deep(image):
+            return colours_of(image, _opened(reader, raw, limits, frame))
         return _upright_rgb(_jpeg(raw, image) if isinstance(image, JpegImagePlugin.JpegImageFile) else image)
+
+
+def _opened(
+    reader: type[ImageFile.ImageFile], raw: bytes, limits: InputLimits, frame: int | None
+) -> ImageFile.ImageFile:
+    image = reader(io.BytesIO(raw))
+    check_size(*image.size, limits)
+    _choose(image, frame)
+    check_size(*image.size, limits)
+    return image
 
 
 def rgb_of(image: Image.Image, limits: InputLimits) -> Image.Image:
@@ -96,6 +106,8 @@ def rgb_of(image: Image.Image, limits: InputLimits) -> Image.Image:
         count = int(getattr(image, "n_frames", 1))
         if count > 1 and image.format != "MPO":
             raise ImageError(f"it has {count} frames or pages; choose one: image.seek(0), and give image.copy()")
+        if is_deep(image):
+            raise ImageError("Pillow keeps 8 bits of its colours, which have more; give the file's path or its bytes")
         return _upright_rgb(image)
 
 
@@ -107,14 +119,6 @@ def check_size(width: int, height: int, limits: InputLimits) -> None:
         raise ImageError(f"{width}x{height} pixels; allowed: {limits.max_pixels}, before decoding it")
     if max(width, height) > limits.max_aspect * min(width, height):
         raise ImageError(f"{width}x{height}; allowed: sides up to {limits.max_aspect:g} to 1; cut a part out of it")
-
-
-def check_colours(highest: int) -> None:
-    """Raise ImageError where colours of 16 bits fill less than 12 of them: 8 would keep next to nothing."""
-    if highest < _DIM:
-        raise ImageError(
-            f"colours of 16 bits whose highest value is below {_DIM}, where 65535 is white; scale them to 8 bits first"
-        )
 
 
 @contextmanager
@@ -152,27 +156,28 @@ def _choose(image: ImageFile.ImageFile, frame: int | None) -> None:
     count = int(getattr(image, "n_frames", 1))
     if frame is None:
         if count > 1:
-            raise ImageError(_several(count))
+            raise FramesError(count)
         return
     if not 0 <= frame < count:
         raise ImageError(f"no frame {frame}; it has {count}, from 0")
     image.seek(frame)
 
 
-def _several(count: int) -> str:
-    return f"it has {count} frames or pages; choose one: clipmed.open_image(image, frame=0)"
-
-
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    is_deep = _is_deep_colour(image)
     if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
         raise ImageError("it has NaN or infinite values; replace them first")
-    upright = ImageOps.exif_transpose(image)
-    if is_deep:
-        bands = upright.convert("RGB").split()
-        check_colours(max(int(np.asarray(band).max()) for band in bands) << 8)
-    rgb = to_rgb8(upright)
+    if _is_unsigned(image) and int(np.asarray(image).min()) < 0:
+        raise ImageError("it has values of 32 bits above 2147483647; map them to 16 bits first")
+    rgb = to_rgb8(ImageOps.exif_transpose(image))
     return ImageOps.invert(rgb) if _is_white_zero(image) else rgb
+
+
+def _is_unsigned(image: Image.Image) -> bool:
+    """Whether an image is a TIFF of whole numbers of 32 bits without sign: Pillow reads them as if they had one."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.mode != "I":
+        return False
+    kinds = image.tag_v2.get(_SAMPLES, (_UNSIGNED,))
+    return bool(kinds == (_UNSIGNED,) and image.tag_v2.get(_BITS) == (32,))
 
 
 def _is_white_zero(image: Image.Image) -> bool:
@@ -182,26 +187,20 @@ def _is_white_zero(image: Image.Image) -> bool:
     return bool(image.tag_v2.get(_PHOTOMETRIC) == 0)
 
 
-def _is_deep_colour(image: Image.Image) -> bool:
-    """Whether Pillow will keep the upper 8 bits of 16 of an image that it has not decoded yet."""
-    if image.mode not in {"RGB", "RGBA", "LA", "CMYK"}:
-        return False
-    return any(_DEEP_COLOUR in str(tile.args) for tile in getattr(image, "tile", ()))
-
-
 def _dicom(raw: bytes, limits: InputLimits, frame: int | None) -> Image.Image:
     from clipmed.scans.config import ScanConfig
-    from clipmed.scans.dicom import num_frames, read_frame
+    from clipmed.scans.dicom import DicomFile
 
     config = ScanConfig(
         max_pixels=limits.max_pixels, min_foreground=0.0, burned_in="keep", max_volume_mb=limits.max_pixels * 24 / 1e6
     )
     with _judged():
-        count = num_frames(raw)
-        if count > 1 and frame is None:
-            raise ImageError(_several(count))
-        found = read_frame(raw, f"frame-{frame or 0}", "stored", config)
-        return to_rgb8(Image.fromarray(found.pixels))
+        file = DicomFile(raw)
+        if file.num_frames > 1 and frame is None:
+            raise FramesError(file.num_frames)
+        pixels = file.frame(frame or 0, "stored", config).pixels
+        check_size(pixels.shape[1], pixels.shape[0], limits)  # as shown, with square pixels
+        return to_rgb8(Image.fromarray(pixels))
 
 
 def _unknown(raw: bytes) -> str:

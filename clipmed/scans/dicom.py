@@ -76,43 +76,58 @@ def num_frames(source: Source) -> int:
 
 
 def read_frame(source: Source, part: str, window: WindowName, config: ScanConfig) -> PartPixels:
-    """Return a frame as a viewer shows it.
+    """Return a frame, of a name as `dicom_parts` gives them, as a viewer shows it; see `DicomFile.frame`."""
+    return DicomFile(source).frame(int(part.rpartition("-")[2] or 0), window, config)
 
-    Grey images: modality lookup table or rescale, then the window; MONOCHROME1 is inverted, padding is black. With
-    `stored`, the first window or lookup table of the file; where it has none, 8-bit values as they are, and deeper ones
-    by percentiles of the frame.
-    Colour images: RGB, from whatever colours the file has.
+
+class DicomFile:
+    """A file whose tags are read, once for all that is asked of it.
 
     Raises:
-        ItemRejectedError: no image, no such frame, pixels that do not decode, a frame of a longer file with too little
-            content, or annotations burned in.
+        ItemRejectedError: not a DICOM file, or one without an image.
     """
-    number = int(part.rpartition("-")[2] or 0)
-    with _judged("the image"):
-        dataset = _kept(source, _state(source)) if isinstance(source, Path) else _read(source, headers=False)
-        frames = _check(dataset, config)
-        if not 0 <= number < frames:
-            raise rejected(RejectReason.MEDIA_MISSING, f"no frame {number} of {frames}")
-        frame = _frame_tags(dataset, number)
-        values = _decoded(dataset, number)
-        if str(dataset.PhotometricInterpretation) in _GREY:
-            levels = _grey_levels(values, dataset, frame, window, config)
-        else:
-            levels = _colour_levels(values, dataset)
-        facts = facts_of(dataset, frame)
-        spacing = _spacing(dataset, frame)
-    if frames > 1:
-        check_foreground(levels, config)
-    return PartPixels(pixels=squared(np.ascontiguousarray(levels), *spacing, config), facts=facts)
+
+    def __init__(self, source: Source) -> None:
+        with _judged("the image"):
+            self._dataset = _read(source, headers=False) if isinstance(source, bytes) else _kept(source, _state(source))
+            self.num_frames = _num_frames(self._dataset)
+
+    def frame(self, number: int, window: WindowName, config: ScanConfig) -> PartPixels:
+        """Return a frame, counted from 0, as a viewer shows it.
+
+        Grey images: modality lookup table or rescale, then the window; MONOCHROME1 is inverted, padding is black. With
+        `stored`, the first window or lookup table of the file; where it has none, 8-bit values as they are, and deeper
+        ones by percentiles of the frame.
+        Colour images: RGB, from whatever colours the file has.
+
+        Raises:
+            ItemRejectedError: no image, no such frame, pixels that do not decode, a frame of a longer file with too
+                little content, or annotations burned in.
+        """
+        dataset = self._dataset
+        with _judged("the image"):
+            _check(dataset, config)
+            if not 0 <= number < self.num_frames:
+                raise rejected(RejectReason.MEDIA_MISSING, f"no frame {number} of {self.num_frames}")
+            frame = _frame_tags(dataset, number)
+            values = _decoded(dataset, number)
+            if str(dataset.PhotometricInterpretation) in _GREY:
+                levels = _grey_levels(values, dataset, frame, window, config)
+            else:
+                levels = _colour_levels(values, dataset)
+            facts = facts_of(dataset, frame)
+            spacing = _spacing(dataset, frame)
+        if self.num_frames > 1:
+            check_foreground(levels, config)
+        return PartPixels(pixels=squared(np.ascontiguousarray(levels), *spacing, config), facts=facts)
 
 
 @contextmanager
 def _judged(what: str) -> Iterator[None]:
     """Turn whatever pydicom and its decoders raise into a rejection that quotes nothing: values may name a patient."""
     disable_value_validation = require("pydicom.config", "dicom").disable_value_validation
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote values
     try:
-        with _PYDICOM, strict_decoders(), disable_value_validation():
+        with _PYDICOM, strict_decoders(), disable_value_validation(), _no_messages():
             yield
     except ClipmedError:
         raise
@@ -123,6 +138,18 @@ def _judged(what: str) -> Iterator[None]:
         raise rejected(RejectReason.IMAGE_UNSUPPORTED, f"{what} has a form that is not read") from None
     except Exception as error:  # noqa: BLE001 (pydicom raises whatever malformed values lead it to)
         raise rejected(RejectReason.IMAGE_CORRUPT, f"{what} does not decode: {type(error).__name__}") from None
+
+
+@contextmanager
+def _no_messages() -> Iterator[None]:
+    """Keep pydicom's log quiet: its warnings quote values. One thread at a time."""
+    log = logging.getLogger("pydicom")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _read(source: Source, headers: bool) -> Dataset:
@@ -162,8 +189,8 @@ def _num_frames(dataset: Dataset) -> int:
     return int(dataset.get("NumberOfFrames") or 1)
 
 
-def _check(dataset: Dataset, config: ScanConfig) -> int:
-    """Return the number of frames of an image that may be decoded."""
+def _check(dataset: Dataset, config: ScanConfig) -> None:
+    """Raise ItemRejectedError where a file has no image that may be decoded."""
     from pydicom.uid import ImplicitVRLittleEndian
 
     if "PixelData" not in dataset or str(dataset.get("Modality")) in _MAPS:
@@ -176,7 +203,6 @@ def _check(dataset: Dataset, config: ScanConfig) -> int:
     check_memory(int(dataset.Columns) * int(dataset.Rows) * samples, 8, config)
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-    return _num_frames(dataset)
 
 
 def _decoded(dataset: Dataset, number: int) -> npt.NDArray[Any]:

@@ -31,20 +31,26 @@ def several(form: str, count: int = 3) -> bytes:
     return buffer.getvalue()
 
 
-def png(width: int, height: int, channels: int = 3, depth: int = 8, content: bytes = b"") -> bytes:
-    """A PNG whose header states a size, whatever its content is."""
-    kind = {1: 0, 3: 2, 4: 6}[channels]
+def png(
+    width: int, height: int, channels: int = 3, depth: int = 8, content: bytes = b"", transparent: bytes = b""
+) -> bytes:
+    """A PNG whose header states a size, whatever its content is; `transparent` is a colour."""
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
 
     def chunk(name: bytes, value: bytes) -> bytes:
         return struct.pack(">I", len(value)) + name + value + struct.pack(">I", zlib.crc32(name + value))
 
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
-    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(content)), chunk(b"IEND", b""))
+    key = chunk(b"tRNS", transparent) if transparent else b""
+    parts = (chunk(b"IHDR", header), key, chunk(b"IDAT", zlib.compress(content)), chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def deep_png(values: np.ndarray) -> bytes:
-    """A 16-bit PNG of values (H, W, 3) or (H, W, 4)."""
+def deep_png(values: np.ndarray, transparent: np.ndarray | None = None) -> bytes:
+    """A 16-bit PNG of values (H, W, 2), (H, W, 3) or (H, W, 4)."""
     height, width, channels = values.shape
     rows = values.astype(">u2").reshape(height, -1)
-    return png(width, height, channels, 16, b"".join(b"\0" + row.tobytes() for row in rows))
+    content = b"".join(b"\0" + row.tobytes() for row in rows)
+    return png(
+        width, height, channels, 16, content, b"" if transparent is None else transparent.astype(">u2").tobytes()
+    )

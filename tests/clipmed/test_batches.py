@@ -9,9 +9,9 @@ import torch
 
 import clipmed
 from clipmed.errors import ClipmedError, ConfigError, ImageError
-from clipmed.inputs import SkippedImage
+from clipmed.inputs import SkippedImage, open_image
 from clipmed.inputs.batches import batches
-from tests.clipmed.pictures import encoded, picture
+from tests.clipmed.pictures import encoded, picture, several
 from tests.clipmed.tiny import tiny_checkpoint
 
 PICTURES = [picture(seed=seed) for seed in range(11)]
@@ -58,6 +58,20 @@ def test_images_that_cannot_be_used_are_listed_and_the_others_embedded(model, tm
         assert "cut short" in skipped[0].reason
 
 
+def test_a_frame_of_files_of_several_is_chosen(model):
+    files = [several("TIFF"), several("GIF"), encoded(PICTURES[5], "PNG")]
+    for frame in (0, 2):
+        skipped: list[SkippedImage] = []
+        expected = [open_image(file, frame=frame) for file in files[: 3 if frame == 0 else 2]]
+        found = model.embed_images(files, skipped=skipped, frame=frame)
+        torch.testing.assert_close(found, model.embed_images(expected))
+        assert [image.reason for image in skipped if "no frame 2; it has 1" not in image.reason] == []
+        assert len(skipped) + len(found) == 3
+    assert not torch.equal(model.embed_images(files[0], frame=0), model.embed_images(files[0], frame=2))
+    with pytest.raises(ImageError, match="has 3 frames or pages"):
+        model.embed_images(files)
+
+
 def test_if_no_image_can_be_used_there_is_no_row(model):
     skipped: list[SkippedImage] = []
     assert model.embed_images([b"", b"x"], skipped=skipped).shape == (0, 16)
@@ -78,6 +92,10 @@ def test_wrong_requests(model):
         (lambda: model.embed_images(PICTURES, 0), "batch_size: got 0"),
         (lambda: model.embed_texts([]), r"texts: got \[\]"),
         (lambda: model.embed_texts(["a", 3]), "texts: got"),
+        (lambda: model.embed_texts(""), "texts: number 1 of 1 is ''; allowed: texts with words"),
+        (lambda: model.embed_texts(["a", " \n"]), r"texts: number 2 of 2 is ' \\n'"),
+        (lambda: model.embed_texts("a", 0), "batch_size: got 0"),
+        (lambda: model.embed_texts("a", -1), "batch_size: got -1"),
     ):
         with pytest.raises(ClipmedError, match=message):
             call()

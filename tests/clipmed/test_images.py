@@ -287,3 +287,15 @@ def test_scaled_decoding_keeps_both_sides_above_the_bound():
 def test_image_config_is_validated():
     with pytest.raises(ConfigError, match="allowed: 1 <= min <= max"):
         ImageConfig(min_side=100, max_side=50)
+
+
+def test_deep_colours_in_jpeg_2000_are_rejected_as_their_white_would_turn_black():
+    imagecodecs = pytest.importorskip("imagecodecs")
+    ramp = np.linspace(0, 65535, 64 * 64 * 3).astype(np.uint16).reshape(64, 64, 3)
+    with pytest.raises(ItemRejectedError, match="JPEG 2000 of colours above 8 bits") as caught:
+        ingest_image(imagecodecs.jpeg2k_encode(ramp, level=0), ImageConfig())
+    assert caught.value.reason == "image_unsupported"
+    shallow = (ramp >> 8).astype(np.uint8)
+    np.testing.assert_array_equal(
+        SourceImage(imagecodecs.jpeg2k_encode(shallow, level=0), ImageConfig()).pixels(), shallow
+    )
