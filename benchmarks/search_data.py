@@ -83,10 +83,6 @@ class _Chunks:
             parts.append(self._chunk[inside])
         return np.concatenate(parts)
 
-    def thumbnail(self, position: int) -> bytes:
-        """Return no picture."""
-        raise NotImplementedError(position)
-
 
 def _write(folder: Path, rows: int, kind: KindChoice) -> None:
     drawn = Drawn()

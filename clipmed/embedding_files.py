@@ -1,7 +1,8 @@
 """Files of embeddings, in three formats; each says which checkpoint made it, and tells whether it is whole.
 
 .parquet  columns `path` (or `text`) and `embedding`, a fixed-size list of float32 or float16; needs clipmed[tables]
-.npz      arrays `embeddings` (N, D), `paths` (or `texts`) (N,), and `metadata`, a JSON text; written uncompressed
+.npz      array `embeddings` (N, D), and as JSON in UTF-8 `paths.json` (or `texts.json`), the N strings, and
+          `metadata.json`; uncompressed
 .npy      the embeddings alone, (N, D), and beside it FILE.json: the metadata, and the paths or texts
 
 The metadata (in Parquet the key `clipmed` of the file's own) holds: schema, kind (images or texts), rows, dimensions,
@@ -18,8 +19,8 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias, get_args
 
@@ -36,7 +37,7 @@ StoredDType: TypeAlias = Literal["float32", "float16"]
 Rows: TypeAlias = npt.NDArray[np.floating[Any]]
 Part: TypeAlias = tuple[Rows, Sequence[str]]
 
-SCHEMA = 1
+SCHEMA = 2
 SUFFIXES = (".parquet", ".npz", ".npy")
 _METADATA_KEY = b"clipmed"
 _COLUMNS: dict[str, str] = {"images": "path", "texts": "text"}
@@ -63,24 +64,54 @@ class StoredEmbeddings:
     """What a file holds: row i of `embeddings`, (N, D), is that of `items[i]`, a path or a text."""
 
     embeddings: Rows
+    """float32 or float16, (N, D), unit length"""
     items: list[str]
+    """N paths or texts"""
     metadata: dict[str, Any]
+    """what made them; the module's docstring lists the keys"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Table:
-    """What a writer needs: rows in parts that can be gone through more than once, and their metadata."""
+    """What a writer needs: rows that are gone through once, their shape before, and the items and metadata after."""
 
-    parts: Callable[[], Iterable[Part]]
-    metadata: dict[str, Any]
+    def __init__(self, parts: Iterable[Part], provenance: Provenance) -> None:
+        self.column = _COLUMNS[provenance.kind]
+        self.items: list[str] = []
+        self._provenance = provenance
+        self._parts = iter(parts)
+        self._first = next(self._parts, None)
+        self._sums = _Sums()
+        if self._first is not None:
+            self._sums.add(*self._first)
+        self.dtype, self.shape = self._sums.dtype, (provenance.seen - provenance.rejected, self._sums.dimensions)
+        if self.dtype not in get_args(StoredDType):
+            raise ConfigError(
+                f"embeddings: got {self.dtype or 'no rows'}; allowed: rows of {' or '.join(get_args(StoredDType))}"
+            )
 
-    @property
-    def column(self) -> str:
-        return _COLUMNS[self.metadata["kind"]]
+    def parts(self) -> Iterator[Part]:
+        """Yield the parts, once."""
+        assert self._first is not None
+        yield self._first
+        self.items += self._first[1]
+        for rows, items in self._parts:
+            self._sums.add(rows, items)
+            self.items += items
+            yield rows, items
+        if len(self.items) != self.shape[0]:
+            raise ConfigError(f"embeddings: got {len(self.items)} rows; allowed: {self.shape[0]}, seen less rejected")
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.metadata["rows"], self.metadata["dimensions"]
+    def metadata(self) -> dict[str, Any]:
+        """Return what is said of the rows, when they have been gone through."""
+        return {
+            "schema": SCHEMA,
+            **asdict(self._provenance),
+            "rows": self.shape[0],
+            "dimensions": self.shape[1],
+            "dtype": self.dtype,
+            "clipmed": clipmed.__version__,
+            "sha256": self._sums.digest(),
+        }
 
 
 def write(path: Path, embeddings: Rows, items: Sequence[str], provenance: Provenance) -> dict[str, Any]:
@@ -89,21 +120,21 @@ def write(path: Path, embeddings: Rows, items: Sequence[str], provenance: Proven
     Raises:
         ConfigError: an ending other than .parquet, .npz and .npy, or rows and items that do not match.
     """
-    return write_parts(path, lambda: [(embeddings, items)], provenance)
+    return write_parts(path, [(embeddings, items)], provenance)
 
 
-def write_parts(path: Path, parts: Callable[[], Iterable[Part]], provenance: Provenance) -> dict[str, Any]:
+def write_parts(path: Path, parts: Iterable[Part], provenance: Provenance) -> dict[str, Any]:
     """Write the same as `write`, from parts that need not fit into memory together.
 
     Args:
         path: the file; what stands there is replaced, once the new one is whole.
-        parts: returns the parts in order, the same ones each time it is called.
+        parts: the parts in order, gone through once; the first one's shape and type hold for all.
         provenance: what made them.
     """
     require_suffix(path)
-    table = _Table(parts=parts, metadata=_metadata(parts(), provenance))
+    table = _Table(parts, provenance)
     {".parquet": _write_parquet, ".npz": _write_npz, ".npy": _write_npy}[path.suffix](path, table)
-    return table.metadata
+    return table.metadata()
 
 
 def read(path: Path, *, checkpoint_digest: str | None = None) -> StoredEmbeddings:
@@ -131,7 +162,9 @@ def read(path: Path, *, checkpoint_digest: str | None = None) -> StoredEmbedding
         raise DataError(
             f"{path} is not a whole file of embeddings: {error}; write it again with clipmed embed"
         ) from error
-    if known[:2] != (SCHEMA, sums.digest()):
+    if known[0] != SCHEMA:
+        raise DataError(f"{path} has the schema {known[0]!r:.40}; this clipmed reads {SCHEMA}: write it again")
+    if known[1] != sums.digest():
         raise DataError(
             f"{path} is damaged or was changed: its rows do not have the digest that it states; write it again"
         )
@@ -149,29 +182,6 @@ def require_suffix(path: Path) -> None:
         raise ConfigError(f"embeddings: got {path.name}; allowed endings: {', '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
         require("pyarrow", "tables")
-
-
-def _metadata(parts: Iterable[Part], provenance: Provenance) -> dict[str, Any]:
-    sums = _Sums()
-    for rows, items in parts:
-        sums.add(rows, items)
-    if sums.dtype not in get_args(StoredDType):
-        raise ConfigError(
-            f"embeddings: got {sums.dtype or 'no rows'}; allowed: rows of {' or '.join(get_args(StoredDType))}"
-        )
-    return {
-        "schema": SCHEMA,
-        "kind": provenance.kind,
-        "rows": sums.num_rows,
-        "dimensions": sums.dimensions,
-        "dtype": sums.dtype,
-        "checkpoint": provenance.checkpoint,
-        "checkpoint_digest": provenance.checkpoint_digest,
-        "clipmed": clipmed.__version__,
-        "seen": provenance.seen,
-        "rejected": provenance.rejected,
-        "sha256": sums.digest(),
-    }
 
 
 class _Sums:
@@ -203,48 +213,47 @@ def _write_parquet(path: Path, table: _Table) -> None:
     arrow: Any = require("pyarrow", "tables")
     parquet: Any = require("pyarrow.parquet", "tables")
     dimensions = table.shape[1]
-    value = arrow.float16() if table.metadata["dtype"] == "float16" else arrow.float32()
-    fields = [(table.column, arrow.string()), ("embedding", arrow.list_(value, dimensions))]
-    schema = arrow.schema(fields, metadata={_METADATA_KEY: json.dumps(table.metadata, sort_keys=True)})
+    value = arrow.float16() if table.dtype == "float16" else arrow.float32()
+    schema = arrow.schema([(table.column, arrow.string()), ("embedding", arrow.list_(value, dimensions))])
     with atomic_file(path) as temporary, parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for rows, items in table.parts():
             flat = arrow.array(np.ascontiguousarray(rows).reshape(-1), type=value)
             lists = arrow.FixedSizeListArray.from_arrays(flat, dimensions)
             writer.write_table(arrow.table([arrow.array(items, arrow.string()), lists], schema=schema))
+        writer.add_key_value_metadata({_METADATA_KEY: json.dumps(table.metadata(), sort_keys=True)})
 
 
 def _read_parquet(path: Path) -> StoredEmbeddings:
     parquet: Any = require("pyarrow.parquet", "tables")
-    table = parquet.read_table(path, partitioning=None)
-    metadata = json.loads(table.schema.metadata[_METADATA_KEY])
+    with parquet.ParquetFile(path) as file:
+        metadata, table = json.loads(file.metadata.metadata[_METADATA_KEY]), file.read()
     flat = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     rows = flat.reshape(-1, metadata["dimensions"])
     return StoredEmbeddings(embeddings=rows, items=table[_COLUMNS[metadata["kind"]]].to_pylist(), metadata=metadata)
 
 
 def _write_npz(path: Path, table: _Table) -> None:
-    items = [item for _, some in table.parts() for item in some]
     with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         with archive.open("embeddings.npy", "w", force_zip64=True) as stream:
             _write_rows(stream, table)
-        for name, texts in ((f"{table.column}s", items), ("metadata", json.dumps(table.metadata, sort_keys=True))):
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, np.array(texts, dtype=np.str_), allow_pickle=False)
+        for name, value in ((f"{table.column}s", table.items), ("metadata", table.metadata())):
+            with archive.open(f"{name}.json", "w", force_zip64=True) as stream:
+                stream.write(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
 
 
 def _read_npz(path: Path) -> StoredEmbeddings:
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-        metadata = json.loads(str(stored["metadata"]))
-        items = stored[f"{_COLUMNS[metadata['kind']]}s"].tolist()
+        members: Any = stored  # those that are no arrays are bytes
+        metadata = json.loads(members["metadata.json"])
+        items = json.loads(members[f"{_COLUMNS[metadata['kind']]}s.json"])
         return StoredEmbeddings(embeddings=stored["embeddings"], items=items, metadata=metadata)
 
 
 def _write_npy(path: Path, table: _Table) -> None:
-    items = [item for _, some in table.parts() for item in some]
     with atomic_file(path) as temporary:
         with temporary.open("wb") as stream:
             _write_rows(stream, table)
-        write_json(_sidecar(path), {"metadata": table.metadata, f"{table.column}s": items})
+        write_json(_sidecar(path), {"metadata": table.metadata(), f"{table.column}s": table.items})
 
 
 def _read_npy(path: Path) -> StoredEmbeddings:
@@ -259,8 +268,7 @@ def _sidecar(path: Path) -> Path:
 
 
 def _write_rows(stream: IO[bytes], table: _Table) -> None:
-    dtype = np.dtype(table.metadata["dtype"])
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": table.shape}
-    np.lib.format.write_array_header_1_0(stream, header)
+    descr = np.lib.format.dtype_to_descr(np.dtype(table.dtype))
+    np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": table.shape})
     for rows, _ in table.parts():
         stream.write(np.ascontiguousarray(rows).tobytes())

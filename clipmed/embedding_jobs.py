@@ -3,37 +3,39 @@
 OUT.partial/<digest>.part  a part that is done: rows, which of its items they are of, and the reasons of the others
 
 A part's name is a digest of all that its rows depend on: the checkpoint, how it computes, and the items, of files with
-size and time of change. What was made by another checkpoint, or of other items, has other names, and is not read. Parts
-and batches are cut the same way in every run, so the file that a resumed job writes has the bytes of one that was not
-interrupted.
+size and time of change. What was made by another checkpoint, or of other items, has other names, and is not read. With
+the same options, parts and batches are cut the same way in every run, so the file that a resumed job writes has the
+bytes of one that was not interrupted. Another batch size may change the last bits, another `on_error` what becomes of
+the rest: both go on with what is done.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 import clipmed
-from clipmed import embedding_files
+from clipmed import embedding_files, parts
 from clipmed.embedding_files import Kind, Provenance, Rows, StoredDType
 from clipmed.errors import ConfigError, DataError
-from clipmed.files import write_bytes, write_text
+from clipmed.files import stamp_of, write_text
+from clipmed.locks import only_writer
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from clipmed.api import ClipModel
     from clipmed.inputs import SkippedImage
 
 OnError: TypeAlias = Literal["stop", "skip"]
 SAVE_EVERY = 512
-_DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,21 +123,29 @@ def run_job(model: ClipModel, job: EmbeddingJob, *, progress: bool = False) -> E
         progress: show a bar with rate and remaining time on standard error.
 
     Raises:
+        ConfigError: another run is writing the file.
         ClipmedError: an item that cannot be used, where `on_error` is stop; or not one that can.
     """
+    with only_writer(job.out):
+        slices = _slices(model, job)
+        reasons = {part.file: done.reasons for part in slices if (done := _usable(part, job)) is not None}
+        lacking = [part for part in slices if part.file not in reasons]
+        resumed = len(job.items) - sum(len(part.items) for part in lacking)
+        with _bar(job, resumed, shown=progress) as bar:
+            for part in lacking:
+                done = _embed(model, job, part, bar.update)
+                _save(part.file, done)
+                reasons[part.file] = done.reasons
+        metadata = _write(model, job, slices, reasons)
+        shutil.rmtree(job.partial_folder)
+    return EmbeddingReport(metadata=metadata, resumed=resumed)
+
+
+def _bar(job: EmbeddingJob, resumed: int, *, shown: bool) -> tqdm[Any]:
     from tqdm import tqdm
 
-    slices = _slices(model, job)
-    lacking = [part for part in slices if _read(part.file) is None]
-    resumed = len(job.items) - sum(len(part.items) for part in lacking)
-    job.partial_folder.mkdir(parents=True, exist_ok=True)
     unit = f" {job.kind}"
-    with tqdm(total=len(job.items), initial=resumed, unit=unit, delay=2, disable=not progress, desc="embedding") as bar:
-        for part in lacking:
-            _save(part.file, _embed(model, job, part, bar.update))
-    metadata = _write(model, job, slices)
-    shutil.rmtree(job.partial_folder)
-    return EmbeddingReport(metadata=metadata, resumed=resumed)
+    return tqdm(total=len(job.items), initial=resumed, unit=unit, delay=2, disable=not shown, desc="embedding")
 
 
 def _slices(model: ClipModel, job: EmbeddingJob) -> list[_Slice]:
@@ -145,13 +155,13 @@ def _slices(model: ClipModel, job: EmbeddingJob) -> list[_Slice]:
         "clipmed": clipmed.__version__,
         "checkpoint": model.digest,
         "computed": [model.dtype, model.device.type],
-        "job": [job.kind, job.batch_size, job.on_error, job.dtype],
+        "job": [job.kind, job.dtype],
     }
     size = job.batch_size * -(-job.save_every // job.batch_size)
     slices = []
     for start in range(0, len(job.items), size):
         items = job.items[start : start + size]
-        known = [_stamp(item) for item in items] if job.kind == "images" else items
+        known = [astuple(stamp_of(item)) for item in items] if job.kind == "images" else items
         digest = hashlib.sha256(json.dumps([settings, known], sort_keys=True).encode()).hexdigest()
         slices.append(_Slice(start=start, items=items, file=job.partial_folder / f"{digest[:32]}.part"))
     return slices
@@ -162,14 +172,6 @@ def _is_utf8(text: str) -> bool:
         return "\0" not in text and bool(text.encode() or True)
     except UnicodeEncodeError:
         return False
-
-
-def _stamp(path: str) -> tuple[str, int, int]:
-    try:
-        state = Path(path).stat()
-    except (OSError, ValueError):
-        return path, 0, 0
-    return path, state.st_size, state.st_mtime_ns
 
 
 def _embed(model: ClipModel, job: EmbeddingJob, part: _Slice, advance: Callable[[int], object]) -> _Done:
@@ -211,40 +213,40 @@ def _text_batches(
 
 
 def _save(file: Path, done: _Done) -> None:
-    """Write a slice that is done: a SHA-256, and the arrays that it is of."""
-    stream = io.BytesIO()
-    np.savez(stream, rows=done.rows, positions=done.positions, reasons=json.dumps(list(done.reasons.items())))
-    write_bytes(file, hashlib.sha256(stream.getvalue()).digest() + stream.getvalue())
+    arrays = {"rows": done.rows, "positions": np.array(done.positions, dtype=np.int64)}
+    parts.write(file, arrays, {"reasons": json.dumps(list(done.reasons.items()))})
 
 
 def _read(file: Path) -> _Done | None:
     """Return a slice that is done, or None where it is not, or its file is damaged."""
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
+    found = parts.read(file)
+    if found is None:
         return None
-    if hashlib.sha256(data[_DIGEST_BYTES:]).digest() != data[:_DIGEST_BYTES]:
-        return None
-    with np.load(io.BytesIO(data[_DIGEST_BYTES:]), allow_pickle=False) as stored:
-        reasons = {int(place): str(reason) for place, reason in json.loads(str(stored["reasons"]))}
-        return _Done(rows=stored["rows"], positions=stored["positions"].astype(int).tolist(), reasons=reasons)
+    arrays, texts = found
+    reasons = {int(place): str(reason) for place, reason in json.loads(texts["reasons"])}
+    return _Done(rows=arrays["rows"], positions=arrays["positions"].tolist(), reasons=reasons)
 
 
-def _write(model: ClipModel, job: EmbeddingJob, slices: Sequence[_Slice]) -> dict[str, Any]:
-    def results() -> Iterator[tuple[_Slice, _Done]]:
+def _usable(part: _Slice, job: EmbeddingJob) -> _Done | None:
+    """Return a slice that is done as the job wants it: not with items left out, where those shall end it."""
+    done = _read(part.file)
+    return None if done and done.reasons and job.on_error == "stop" else done
+
+
+def _write(
+    model: ClipModel, job: EmbeddingJob, slices: Sequence[_Slice], reasons: Mapping[Path, Mapping[int, str]]
+) -> dict[str, Any]:
+    def stored() -> Iterator[embedding_files.Part]:
         for part in slices:
             done = _read(part.file)
             if done is None:
                 raise DataError(f"{part.file} was taken away or damaged meanwhile; run the same command again")
-            yield part, done
-
-    def stored() -> Iterator[embedding_files.Part]:
-        return ((done.rows, [part.items[place] for place in done.positions]) for part, done in results())
+            yield done.rows, [part.items[place] for place in done.positions]
 
     rejects = [
         {"position": part.start + place, "item": part.items[place], "reason": reason}
-        for part, done in results()
-        for place, reason in sorted(done.reasons.items())
+        for part in slices
+        for place, reason in sorted(reasons[part.file].items())
     ]
     if len(rejects) == len(job.items):
         raise DataError(f"none of the {len(rejects)} {job.kind} can be embedded; the first: {rejects[0]['reason']}")
@@ -259,4 +261,4 @@ def _write(model: ClipModel, job: EmbeddingJob, slices: Sequence[_Slice]) -> dic
         seen=len(job.items),
         rejected=len(rejects),
     )
-    return embedding_files.write_parts(job.out, stored, provenance)
+    return embedding_files.write_parts(job.out, stored(), provenance)

@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder is there whole, or it is not there."""
+"""Files: written atomically, whole or not there; hashed; known again by size and time of change."""
 
 from __future__ import annotations
 
@@ -8,10 +8,29 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """A file as it was when it was looked at: its path as given, size in bytes and time of change."""
+
+    path: str
+    bytes: int
+    mtime_ns: int
+
+
+def stamp_of(path: str) -> FileStamp:
+    """Return the size and time of change of a file; zeros where there is none."""
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):
+        return FileStamp(path, 0, 0)
+    return FileStamp(path, found.st_size, found.st_mtime_ns)
 
 
 @contextmanager
@@ -90,6 +109,27 @@ def sha256_file(path: Path) -> str:
         while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+class HashingFile:
+    """A file open for writing that knows the SHA-256 of what was written, so that nobody has to read it again."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        """Write like a file."""
+        self._digest.update(data)
+        return self._stream.write(data)
+
+    def tell(self) -> int:
+        """Return how many bytes were written."""
+        return self._stream.tell()
+
+    def sha256(self) -> str:
+        """Return the digest in hex."""
+        return self._digest.hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tarfile
 from collections.abc import Iterator
@@ -10,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
 from clipmed.errors import DataError
+from clipmed.files import HashingFile
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_OPEN_FILES = 256
@@ -108,27 +107,6 @@ def _header_block(name: str, size: int) -> bytes:
 _NAME_BYTES, _SIZE, _CHECKSUM = 100, slice(124, 135), slice(148, 155)
 _EMPTY_HEADER = _header_block("", 0)
 _EMPTY_SUM = int(_EMPTY_HEADER[_CHECKSUM].rstrip(b"\0"), 8)
-
-
-class HashingFile:
-    """A file open for writing that knows the SHA-256 of what was written, so that nobody has to read it again."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._digest = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        """Write like a file."""
-        self._digest.update(data)
-        return self._stream.write(data)
-
-    def tell(self) -> int:
-        """Return how many bytes were written."""
-        return self._stream.tell()
-
-    def sha256(self) -> str:
-        """Return the digest in hex."""
-        return self._digest.hexdigest()
 
 
 @contextmanager

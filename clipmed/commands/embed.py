@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from clipmed.commands.options import CheckpointOptions, Images, image_files
 from clipmed.errors import ConfigError, DataError
@@ -84,42 +83,24 @@ def read_texts(file: Path, column: str = "text") -> list[str]:
         ConfigError: no such file, an unknown ending, or no such column.
         DataError: what cannot be read, or is no text.
     """
-    readers = {".txt": _text_lines, ".csv": _csv_column, ".parquet": _parquet_column}
-    if file.suffix.lower() not in readers or not file.is_file():
-        raise ConfigError(f"texts: got {file}; allowed: a file that is there and ends in {', '.join(readers)}")
+    endings = (".txt", ".csv", ".parquet")
+    if file.suffix.lower() not in endings or not file.is_file():
+        raise ConfigError(f"texts: got {file}; allowed: a file that is there and ends in {', '.join(endings)}")
+    if file.suffix.lower() != ".txt":
+        return _column(file, column)
     try:
-        return readers[file.suffix.lower()](file, column)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read: {error}; give a whole file, texts in UTF-8") from error
 
 
-def _text_lines(file: Path, _column: str) -> list[str]:
-    return file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
+def _column(file: Path, column: str) -> list[str]:
+    from clipmed.tables import column_names, table_rows
 
-
-def _csv_column(file: Path, column: str) -> list[str]:
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        rows = csv.DictReader(stream, strict=True)
-        _require_column(file, column, rows.fieldnames or ())
-        return [row[column] or "" for row in rows]
-
-
-def _parquet_column(file: Path, column: str) -> list[str]:
-    from clipmed.extras import require
-
-    arrow: Any = require("pyarrow", "tables")
-    parquet: Any = require("pyarrow.parquet", "tables")
-    try:
-        stored = parquet.ParquetFile(file)
-        _require_column(file, column, stored.schema_arrow.names)
-        values = stored.read(columns=[column])[column].to_pylist()
-    except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"{file} cannot be read as Parquet: {error}; give a whole file") from error
+    names = column_names(file)
+    if column not in names:
+        raise ConfigError(f"{file} has no column {column!r}; allowed for --column: {json.dumps(names)}")
+    values = [row[column] for _, row in table_rows(file, [column])]
     if not all(value is None or isinstance(value, str) for value in values):
         raise DataError(f"{file}: the column {column!r} is no text; name another with --column")
     return [value or "" for value in values]
-
-
-def _require_column(file: Path, column: str, names: Any) -> None:
-    if column not in names:
-        raise ConfigError(f"{file} has no column {column!r}; allowed for --column: {json.dumps(list(names))}")

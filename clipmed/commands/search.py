@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from clipmed.commands.options import CHECKPOINT_VARIABLE
 from clipmed.commands.output import print_json, print_table
 from clipmed.devices import DType
 from clipmed.errors import ConfigError
@@ -37,7 +39,8 @@ class Command:
     probes: int | None = None
     """clusters of a clustered index to look into; more find more, and take longer"""
     checkpoint: str = ""
-    """the checkpoint that built the index, if it has moved; otherwise that which the index names"""
+    """the checkpoint that built the index, if it has moved or came from a hub or the web; $CLIPMED_CHECKPOINT does for
+    those, too"""
     device: str = "auto"
     """where to run: auto (a GPU where there is one), cpu, cuda, cuda:1, mps"""
     dtype: DType = "float32"
@@ -57,9 +60,8 @@ def run(command: Command) -> None:
     import concurrent.futures
 
     from clipmed.search import SearchIndex
-    from clipmed.search.layout import read_facts
 
-    location = command.checkpoint or read_facts(command.index).checkpoint.location
+    location = command.checkpoint or _named_checkpoint(command.index)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:  # files are checked while the model is loaded
         opened = pool.submit(SearchIndex.open, command.index)
         embeddings, digest = _embedded(command, location)
@@ -69,6 +71,21 @@ def run(command: Command) -> None:
     names = [*command.queries, *map(str, command.image)]
     for name, hits in zip(names, index.search(embeddings, k, probes=command.probes), strict=True):
         _print(name, hits, index, as_json=command.json)
+
+
+def _named_checkpoint(index: Path) -> str:
+    """Return the folder of the checkpoint that built an index, or the user's choice: what it names is not fetched."""
+    from clipmed.search.layout import read_facts
+
+    named = read_facts(index).checkpoint.location
+    if Path(named).is_absolute() and Path(named).is_dir():
+        return named
+    if given := os.environ.get(CHECKPOINT_VARIABLE):
+        return given
+    raise ConfigError(
+        f"{index} was built by the checkpoint {named!r:.200}, which is no folder of this machine; give it, or where it "
+        f"lies now, with --checkpoint or in {CHECKPOINT_VARIABLE}"
+    )
 
 
 def _embedded(command: Command, location: str) -> tuple[torch.Tensor, str]:

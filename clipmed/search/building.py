@@ -14,16 +14,18 @@ import clipmed
 from clipmed.configuration import nearest
 from clipmed.errors import ConfigError, DataError
 from clipmed.extras import require
-from clipmed.files import atomic_folder, sha256_file
+from clipmed.files import FileStamp, atomic_folder, sha256_file, stamp_of
+from clipmed.hub.locations import parse_location
+from clipmed.locks import only_writer
 from clipmed.search import layout
 from clipmed.search.captions import match_captions
 from clipmed.search.choices import DType, KindChoice
 from clipmed.search.clustering import Clustering, choose_clusters, is_large
-from clipmed.search.embedding import embed_files, stamp_of
+from clipmed.search.embedding import embed_files
 from clipmed.search.index import SearchIndex
 from clipmed.search.layout import IndexFacts
 from clipmed.search.parts import Part, joined, parts_folder, write_part
-from clipmed.search.rows import FileStamp, Reject, Row
+from clipmed.search.rows import Reject, Row
 from clipmed.search.stock import Place, Stock
 from clipmed.search.writing import IndexWriter
 
@@ -84,8 +86,8 @@ def build_index(
         progress: show a bar on standard error.
 
     Raises:
-        ConfigError: no images; `out` is something else than an index, or one by another checkpoint; or Faiss is needed
-            and not there.
+        ConfigError: no images; `out` is something else than an index, one by another checkpoint, or being written by
+            another run; or Faiss is needed and not there.
         DataError: no image can be read, or the index at `out` is damaged.
     """
     chosen = config or IndexConfig()
@@ -95,12 +97,13 @@ def build_index(
     _check(stamps, folder, model.embed_dim, chosen)
     parts = parts_folder(folder)
     stock = Stock(_settings(model, chosen))
-    _add_previous(stock, folder, model, chosen)
-    stock.add_parts(parts)
-    _embed_missing(model, stamps, stock, (parts, chosen, progress))
-    _write(model, folder, _Content.of(stamps, stock, captions or {}), (stock, chosen))
-    shutil.rmtree(parts, ignore_errors=True)
-    return SearchIndex.open(folder, check_digests=False)  # it was written a moment ago
+    with only_writer(folder):
+        _add_previous(stock, folder, model, chosen)
+        stock.add_parts(parts)
+        _embed_missing(model, stamps, stock, (parts, chosen, progress))
+        _write(model, folder, _Content.of(stamps, stock, captions or {}), (stock, chosen))
+        shutil.rmtree(parts, ignore_errors=True)
+        return SearchIndex.open(folder, check_digests=False)  # it was written a moment ago
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +159,11 @@ def _add_previous(stock: Stock, folder: Path, model: ClipModel, config: IndexCon
     """Take over the rows of the index that stands in the folder, if they were made as they would be now."""
     if not (folder / layout.INDEX_FILE).is_file():
         return
-    previous = SearchIndex.open(folder)
-    previous.require_checkpoint(model.digest)
+    try:
+        previous = SearchIndex.open(folder)
+        previous.require_checkpoint(model.digest)
+    except (ConfigError, DataError) as error:  # they say to build it anew, which is what is being done
+        raise type(error)(f"{error}; remove {folder}, or give another --out") from error
     facts = previous.facts
     if (facts.computed_in, facts.dtype, facts.has_thumbnails) == (model.dtype, config.dtype, config.thumbnails):
         stock.add_index(previous)
@@ -194,6 +200,12 @@ def _moved(stamp: FileStamp, stock: Stock) -> bool:
         return False  # it is rejected when it is opened
 
 
+def _lasting(location: str) -> str:
+    """Return a checkpoint's location as it holds wherever one stands."""
+    parsed = parse_location(location)
+    return str(Path(parsed.name).absolute()) if parsed.kind == "folder" else location
+
+
 def _write(model: ClipModel, folder: Path, content: _Content, how: tuple[Stock, IndexConfig]) -> None:
     stock, config = how
     with atomic_folder(folder) as partial:
@@ -211,7 +223,7 @@ def _write(model: ClipModel, folder: Path, content: _Content, how: tuple[Stock, 
             format=layout.FORMAT,
             version=layout.VERSION,
             created_by=f"clipmed {clipmed.__version__}",
-            checkpoint=layout.Source(location=model.location, digest=model.digest),
+            checkpoint=layout.Source(location=_lasting(model.location), digest=model.digest),
             computed_in=model.dtype,
             kind="exact" if found is None else "clustered",
             dtype=config.dtype,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clipmed.errors import ConfigError, DataError
-from clipmed.extras import require
+from clipmed.tables import SUFFIXES, table_rows
 
 PATH_COLUMNS, CAPTION_COLUMN = ("path", "image"), "caption"
-SUFFIXES = (".csv", ".jsonl", ".parquet")
 MAX_CAPTION = 100_000  # characters
 
 
@@ -31,9 +28,8 @@ def read_captions(file: str | Path) -> dict[str, str]:
         raise ConfigError(f"captions: no file {path}; give a {', '.join(SUFFIXES)}")
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"captions: got {path.name}; allowed endings: {', '.join(SUFFIXES)}")
-    readers = {".csv": _csv_rows, ".jsonl": _json_rows, ".parquet": _parquet_rows}
     captions: dict[str, str] = {}
-    for where, row in readers[path.suffix.lower()](path):
+    for where, row in table_rows(path, (*PATH_COLUMNS, CAPTION_COLUMN)):
         name, text = _path_and_caption(row, f"{path} {where}")
         beside = path.parent / name
         name = str(beside) if beside.is_file() else name
@@ -64,39 +60,3 @@ def _path_and_caption(row: Any, where: str) -> tuple[str, str]:
     if len(stripped) > MAX_CAPTION:
         raise DataError(f"{where}: a caption of {len(stripped)} characters; allowed: {MAX_CAPTION}")
     return name, stripped
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            for row in reader:
-                yield f"line {reader.line_num}", row
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as CSV in UTF-8: {error}") from error
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        with path.open(encoding="utf-8-sig") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield f"line {number}", json.loads(line)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as lines of JSON: {error}") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    parquet: Any = require("pyarrow.parquet", "tables")
-    arrow: Any = require("pyarrow", "tables")
-    try:
-        table = parquet.ParquetFile(path)
-        wanted = [name for name in table.schema_arrow.names if name in (*PATH_COLUMNS, CAPTION_COLUMN)]
-        batches: Iterable[Any] = table.iter_batches(columns=wanted)
-        number = 0
-        for batch in batches:
-            for row in batch.to_pylist():
-                number += 1
-                yield f"row {number}", row
-    except (OSError, ValueError, arrow.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error

@@ -8,6 +8,7 @@ that somebody else has made is not safe, and it would hold every embedding a sec
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from clipmed.errors import ConfigError
 from clipmed.search.nearest import Candidates, Ints, Singles
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Clusters:
     """C clusters of N embeddings."""
 
@@ -27,8 +28,9 @@ class Clusters:
     rows: Ints
     """(N,): the row of each stored embedding; rising within a cluster"""
 
+    @cached_property
     def positions(self) -> Ints:
-        """Return where the embedding of each row is stored, shape (N,)."""
+        """Where the embedding of each row is stored, shape (N,)."""
         positions = np.empty_like(self.rows)
         positions[self.rows] = np.arange(len(self.rows))
         return positions

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmed.errors import ImageError
-from clipmed.files import sha256_file
+from clipmed.files import FileStamp, sha256_file
 from clipmed.inputs import open_image
 from clipmed.inputs.batches import batches
 from clipmed.search.parts import Part
-from clipmed.search.rows import FileStamp, Reject, Row
+from clipmed.search.rows import Reject, Row
 from clipmed.search.thumbnails import thumbnail
 
 if TYPE_CHECKING:
@@ -35,15 +35,6 @@ class Prepared:
     pixels: torch.Tensor
     """(3, H, W)"""
     thumbnail: bytes | None
-
-
-def stamp_of(path: str) -> FileStamp:
-    """Return the size and time of change of a file; zeros where there is none."""
-    try:
-        found = Path(path).stat()
-    except (OSError, ValueError):
-        return FileStamp(path, 0, 0)
-    return FileStamp(path, found.st_size, found.st_mtime_ns)
 
 
 def embed_files(model: ClipModel, stamps: Sequence[FileStamp], *, batch_size: int, thumbnails: bool) -> Iterator[Part]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmed.errors import DataError
+from clipmed.files import sha256_file
 from clipmed.search import layout
 from clipmed.search.clusters import Clusters
 from clipmed.search.layout import IndexFacts
@@ -45,7 +45,7 @@ class IndexArrays:
     def positions(self, rows: Sequence[int]) -> Ints:
         """Return where the embeddings of these rows are stored."""
         wanted = np.asarray(rows, dtype=np.int64)
-        return wanted if self.clusters is None else self.clusters.positions()[wanted]
+        return wanted if self.clusters is None else self.clusters.positions[wanted]
 
 
 def open_arrays(folder: Path, facts: IndexFacts, *, check_digests: bool) -> IndexArrays:
@@ -86,25 +86,17 @@ def check_lengths(embeddings: npt.NDArray[np.floating], path: Path) -> None:
 
 
 def _check_digests(folder: Path, facts: IndexFacts) -> None:
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to others
-        digests = pool.map(lambda name: _digest(folder / name), facts.files)
-        for (name, wanted), got in zip(facts.files.items(), digests, strict=True):
-            if got != wanted.sha256:
-                raise DataError(
-                    f"{folder / name} has the SHA-256 {got[:16]}…; {layout.INDEX_FILE} says {wanted.sha256[:16]}…; the "
-                    "index is damaged: build it anew"
-                )
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                digest.update(chunk)
+        with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing leaves the interpreter to others
+            digests = list(pool.map(lambda name: sha256_file(folder / name), facts.files))
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    return digest.hexdigest()
+        raise DataError(f"{folder} cannot be read: {error}") from error
+    for (name, wanted), got in zip(facts.files.items(), digests, strict=True):
+        if got != wanted.sha256:
+            raise DataError(
+                f"{folder / name} has the SHA-256 {got[:16]}…; {layout.INDEX_FILE} says {wanted.sha256[:16]}…; the "
+                "index is damaged: build it anew"
+            )
 
 
 def _mapped(path: Path, dtype: str) -> npt.NDArray[Any]:

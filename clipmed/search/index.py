@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 QUERIES_AT_ONCE = 64
+KEPT_ROWS = 1 << 12  # that were read and may be found again: some 2 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,7 @@ class Hit:
     score: float
     """cosine of query and image, -1 to 1"""
     caption: str | None
+    """of the image, where the index has one"""
     row: int
     """of the index: 0 … len(index) - 1, in the order of the paths"""
 
@@ -39,8 +42,11 @@ class SearchIndex:
 
     def __init__(self, folder: Path, facts: IndexFacts, arrays: files.IndexArrays) -> None:
         self.folder = folder
+        """where it lies"""
         self.facts = facts
+        """what index.json says: the checkpoint, the number of images, how they are stored"""
         self._arrays = arrays
+        self._read_row = lru_cache(KEPT_ROWS)(partial(_row_at, folder, arrays))
 
     @classmethod
     def open(cls, folder: str | Path, *, check_digests: bool = True) -> SearchIndex:
@@ -99,9 +105,7 @@ class SearchIndex:
     def row(self, number: int) -> Row:
         """Return what is known of a row: path, caption, the file's size, time of change and SHA-256."""
         self._check_row(number)
-        offsets = self._arrays.row_offsets
-        line = self._arrays.rows[offsets[number] : offsets[number + 1]].tobytes()
-        return row_of(line, f"row {number} of {self.folder}")
+        return self._read_row(number)
 
     def rejects(self) -> list[Reject]:
         """Return the images that were given and are not in the index, with the reasons."""
@@ -161,12 +165,17 @@ class SearchIndex:
         positions, scores = candidates.best(lambda at: nearest.exact_scores(query, embeddings, at))
         rows = self._arrays.rows_at(positions)
         order = np.lexsort((rows, -scores))[:k]
-        return [self._hit(int(rows[place]), float(scores[place])) for place in order]
-
-    def _hit(self, number: int, score: float) -> Hit:
-        row = self.row(number)
-        return Hit(path=row.path, score=score, caption=row.caption, row=number)
+        hits = []
+        for number, score in zip(rows[order].tolist(), scores[order].tolist(), strict=True):
+            row = self._read_row(number)
+            hits.append(Hit(path=row.path, score=score, caption=row.caption, row=number))
+        return hits
 
     def _check_row(self, number: int) -> None:
         if not 0 <= number < len(self):
             raise ClipmedError(f"row: got {number}; allowed: 0 to {len(self) - 1}")
+
+
+def _row_at(folder: Path, arrays: files.IndexArrays, number: int) -> Row:
+    first, last = arrays.row_offsets[number : number + 2].tolist()
+    return row_of(arrays.rows[first:last].tobytes(), f"row {number} of {folder}")

@@ -40,7 +40,7 @@ class Source:
     """The checkpoint that embedded the images."""
 
     location: str
-    """as it was given to `clipmed.load`"""
+    """as it was given to `clipmed.load`; of a folder, the absolute path"""
     digest: str
     """`clipmed.checkpoints.checkpoint_digest`: queries must come from a checkpoint with the same"""
 

@@ -46,7 +46,7 @@ class Candidates:
 
     def add(self, scores: Singles, first: int) -> None:
         """Take in the scores (B,) of the positions first … first + B - 1."""
-        if not self._positions and scores.size > self._k + SLACK:
+        if not self._positions and scores.size > self._k:
             # the k-th of some is at most the k-th of all
             self._floor = _kth(scores[: self._k + SLACK], self._k) - self._margin
         kept = np.flatnonzero(scores >= self._floor)
@@ -66,7 +66,7 @@ class Candidates:
 
         Those that tie with the k-th are among them.
         """
-        if self._gathered > self._k:
+        if self._gathered > 2 * self._k:  # else scoring them all is no more work
             self._drop_weak()
         positions = np.concatenate(self._positions)
         exact = score(positions)

@@ -12,13 +12,11 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from clipmed.errors import DataError
-from clipmed.files import atomic_file
+from clipmed import parts
 from clipmed.search.rows import Reject, Row, line_of, reject_of, row_of
 
 
@@ -34,13 +32,13 @@ class Part:
     """n, or none"""
 
 
-def joined(parts: Sequence[Part]) -> Part:
+def joined(several: Sequence[Part]) -> Part:
     """Return one part with the content of several, one after the other."""
     return Part(
-        rows=[row for part in parts for row in part.rows],
-        rejects=[reject for part in parts for reject in part.rejects],
-        embeddings=np.concatenate([part.embeddings for part in parts]),
-        thumbnails=[jpeg for part in parts for jpeg in part.thumbnails],
+        rows=[row for part in several for row in part.rows],
+        rejects=[reject for part in several for reject in part.rejects],
+        embeddings=np.concatenate([part.embeddings for part in several]),
+        thumbnails=[jpeg for part in several for jpeg in part.thumbnails],
     )
 
 
@@ -51,56 +49,34 @@ def parts_folder(out: Path) -> Path:
 
 def write_part(folder: Path, part: Part, settings: str) -> Path:
     """Write a part atomically and return its file; `settings` is what embeddings and thumbnails depend on."""
-    from safetensors.numpy import save_file
-
     rows = b"".join(line_of(row) for row in part.rows)
     rejects = b"".join(line_of(reject) for reject in part.rejects)
-    offsets = np.cumsum([0, *map(len, part.thumbnails)], dtype=np.int64)
     arrays = {
-        "embeddings": np.ascontiguousarray(part.embeddings),
+        "embeddings": part.embeddings,
         "thumbnails": np.frombuffer(b"".join(part.thumbnails), dtype=np.uint8),
-        "thumbnail_offsets": offsets,
+        "thumbnail_offsets": np.cumsum([0, *map(len, part.thumbnails)], dtype=np.int64),
     }
-    metadata = {"rows": rows.decode(), "rejects": rejects.decode(), "settings": settings}
-    metadata["sha256"] = _checksum(arrays, metadata)
     path = folder / f"part-{hashlib.sha256(rows + rejects).hexdigest()[:24]}.safetensors"
-    with atomic_file(path, durable=False) as temporary:  # the checksum tells what a loss of power left behind
-        save_file(arrays, temporary, metadata=metadata)
+    parts.write(path, arrays, {"rows": rows.decode(), "rejects": rejects.decode(), "settings": settings})
     return path
 
 
 def read_part(path: Path, settings: str) -> Part | None:
     """Return a part, or None where it is damaged or was made with other settings."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as stored:
-            arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
-            metadata = stored.metadata() or {}
-        if metadata.pop("sha256", "") != _checksum(arrays, metadata) or metadata["settings"] != settings:
-            return None
-        thumbnails, offsets = arrays["thumbnails"].tobytes(), arrays["thumbnail_offsets"].tolist()
-        return Part(
-            rows=[row_of(line, str(path)) for line in metadata["rows"].encode().splitlines()],
-            rejects=[reject_of(line, str(path)) for line in metadata["rejects"].encode().splitlines()],
-            embeddings=arrays["embeddings"],
-            thumbnails=[thumbnails[a:b] for a, b in itertools.pairwise(offsets)],
-        )
-    except (SafetensorError, OSError, ValueError, KeyError, DataError):
+    found = parts.read(path)
+    if found is None or found[1].get("settings") != settings:
         return None
+    arrays, texts = found
+    thumbnails, offsets = arrays["thumbnails"].tobytes(), arrays["thumbnail_offsets"].tolist()
+    return Part(
+        rows=[row_of(line, str(path)) for line in texts["rows"].encode().splitlines()],
+        rejects=[reject_of(line, str(path)) for line in texts["rejects"].encode().splitlines()],
+        embeddings=arrays["embeddings"],
+        thumbnails=[thumbnails[a:b] for a, b in itertools.pairwise(offsets)],
+    )
 
 
 def part_files(folder: Path) -> Iterator[Path]:
     """Yield the files of finished parts, in the order of their names."""
     if folder.is_dir():
         yield from sorted(folder.glob("part-*.safetensors"))
-
-
-def _checksum(arrays: dict[str, npt.NDArray[Any]], metadata: dict[str, str]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(f"{name}:{arrays[name].dtype}:{arrays[name].shape};".encode())
-        digest.update(arrays[name].tobytes())
-    for name in sorted(metadata):
-        digest.update(f"{name}:{metadata[name]};".encode())
-    return digest.hexdigest()

@@ -10,15 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clipmed.errors import DataError
-
-
-@dataclass(frozen=True, slots=True)
-class FileStamp:
-    """A file as it was when it was looked at: its path as given, size in bytes and time of change."""
-
-    path: str
-    bytes: int
-    mtime_ns: int
+from clipmed.files import FileStamp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,16 +11,21 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clipmed.files import FileStamp
 from clipmed.search.index import SearchIndex
 from clipmed.search.parts import Part, part_files, read_part
-from clipmed.search.rows import FileStamp, Reject, Row
+from clipmed.search.rows import Reject, Row
 
 
-class Source(Protocol):
-    """Rows with their embeddings and thumbnails."""
+class Embedded(Protocol):
+    """Rows with their embeddings."""
 
     def embeddings(self, positions: Sequence[int]) -> npt.NDArray[np.floating]:
         """Return embeddings (n, D)."""
+
+
+class Source(Embedded, Protocol):
+    """Rows with their embeddings and thumbnails."""
 
     def thumbnail(self, position: int) -> bytes:
         """Return a JPEG."""

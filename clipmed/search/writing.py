@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from clipmed.files import write_json
+from clipmed.files import HashingFile, write_json
 from clipmed.search import layout
 from clipmed.search.clusters import Clusters
 from clipmed.search.layout import FileFacts, IndexFacts
 from clipmed.search.rows import Reject, Row, line_of
-from clipmed.search.stock import Place, Source
+from clipmed.search.stock import Embedded, Place, Source
 
 CHUNK_ROWS = 8192
-
-
-class HashedFile:
-    """A file that is written from the beginning to the end; knows its length and SHA-256."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._digest = hashlib.sha256()
-        self.bytes = 0
-
-    def __enter__(self) -> Self:
-        self._stream: BinaryIO = self._path.open("wb")
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stream.close()
-
-    def write(self, data: bytes) -> None:
-        """Append bytes."""
-        self._stream.write(data)
-        self._digest.update(data)
-        self.bytes += len(data)
-
-    @property
-    def facts(self) -> FileFacts:
-        """What `index.json` says of the file."""
-        return FileFacts(bytes=self.bytes, sha256=self._digest.hexdigest())
 
 
 class IndexWriter:
@@ -60,26 +31,22 @@ class IndexWriter:
     def write_rows(self, rows: Sequence[Row], rejects: Sequence[Reject]) -> None:
         """Write rows and rejects."""
         for name, items in ((layout.ROWS, rows), (layout.REJECTS, rejects)):
-            with HashedFile(self._folder / name) as file:
+            with self._hashed(name) as file:
                 for item in items:
                     file.write(line_of(item))
-            self.files[name] = file.facts
 
-    def write_embeddings(self, places: Sequence[Place], sources: Sequence[Source], dtype: str) -> None:
+    def write_embeddings(self, places: Sequence[Place], sources: Sequence[Embedded], dtype: str) -> None:
         """Write the embeddings of all rows in their order."""
-        with HashedFile(self._folder / layout.EMBEDDINGS) as file:
+        with self._hashed(layout.EMBEDDINGS) as file:
             for source, positions in _runs(places):
                 file.write(_little(sources[source].embeddings(positions), dtype))
-        self.files[layout.EMBEDDINGS] = file.facts
 
     def write_thumbnails(self, places: Sequence[Place], sources: Sequence[Source]) -> None:
         """Write the thumbnails of all rows in their order, and where each begins."""
         offsets = [0]
-        with HashedFile(self._folder / layout.THUMBNAILS) as file:
+        with self._hashed(layout.THUMBNAILS) as file:
             for source, position in places:
-                file.write(sources[source].thumbnail(position))
-                offsets.append(file.bytes)
-        self.files[layout.THUMBNAILS] = file.facts
+                offsets.append(offsets[-1] + file.write(sources[source].thumbnail(position)))
         self._write_array(layout.THUMBNAIL_OFFSETS, np.array(offsets), "uint64")
 
     def embeddings(self, dimension: int, dtype: str) -> npt.NDArray[np.floating]:
@@ -89,13 +56,10 @@ class IndexWriter:
 
     def order_by_cluster(self, embeddings: npt.NDArray[np.floating], clusters: Clusters) -> None:
         """Write the embeddings (N, D) again, cluster by cluster, and the clusters."""
-        path = self._folder / layout.EMBEDDINGS
-        ordered = path.with_suffix(".ordered")
-        with HashedFile(ordered) as file:
+        (self._folder / layout.EMBEDDINGS).unlink()  # the array keeps what it was mapped from
+        with self._hashed(layout.EMBEDDINGS) as file:
             for start in range(0, len(embeddings), CHUNK_ROWS):
                 file.write(embeddings[clusters.rows[start : start + CHUNK_ROWS]].tobytes())
-        ordered.replace(path)
-        self.files[layout.EMBEDDINGS] = file.facts
         self._write_array(layout.CENTROIDS, clusters.centroids, "float32")
         self._write_array(layout.CLUSTER_OFFSETS, clusters.offsets, "uint64")
         self._write_array(layout.CLUSTER_ROWS, clusters.rows, "uint64")
@@ -105,9 +69,16 @@ class IndexWriter:
         write_json(self._folder / layout.INDEX_FILE, asdict(facts))
 
     def _write_array(self, name: str, array: npt.NDArray[np.generic], dtype: str) -> None:
-        with HashedFile(self._folder / name) as file:
+        with self._hashed(name) as file:
             file.write(_little(array, dtype))
-        self.files[name] = file.facts
+
+    @contextlib.contextmanager
+    def _hashed(self, name: str) -> Iterator[HashingFile]:
+        """Yield a new file of the index, and note its length and SHA-256 when it is written."""
+        with (self._folder / name).open("wb") as stream:
+            file = HashingFile(stream)
+            yield file
+            self.files[name] = FileFacts(bytes=file.tell(), sha256=file.sha256())
 
 
 def _little(array: npt.NDArray[np.generic], dtype: str) -> bytes:

@@ -19,6 +19,7 @@ from clipmed import embedding_files
 from clipmed.__main__ import main
 from clipmed.embedding_jobs import EmbeddingJob, run_job
 from clipmed.errors import ClipmedError, ConfigError
+from clipmed.locks import only_writer
 from tests.clipmed.tiny_towers import checkpoint, native, scan
 
 NUM_IMAGES = 12
@@ -142,6 +143,61 @@ def test_parts_of_another_checkpoint_or_of_other_images_are_not_taken(images, mo
     assert again(model, paths) == (0, kept(model, paths))
 
 
+def stop_before_the_file(patch):
+    """Have every run end when all is embedded and nothing is written, as if it were killed there."""
+    patch.setattr("clipmed.embedding_jobs._write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+
+
+def test_what_is_done_serves_the_same_numbers_only(images, model_folder, tmp_path):
+    """Other numbers to compute in or to store, and other kinds of items, are embedded anew; other batches are not."""
+    paths = [str(path) for path in sorted(images.iterdir())]
+    out = tmp_path / "e.npz"
+    model, coarse = clipmed.load(model_folder, "cpu"), clipmed.load(model_folder, "cpu", dtype="bfloat16")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_before_the_file(patch)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(coarse, EmbeddingJob(items=paths, out=out, batch_size=4))
+    done = tmp_path / "done"
+    shutil.copytree(job_folder := tmp_path / "e.npz.partial", done)
+
+    def resumed(of, **options):
+        shutil.rmtree(job_folder, ignore_errors=True)
+        shutil.copytree(done, job_folder)
+        return run_job(of, EmbeddingJob(items=paths, out=out, **options)).resumed
+
+    assert resumed(model, batch_size=4) == 0
+    np.testing.assert_allclose(embedding_files.read(out).embeddings, model.embed_images(paths), atol=1e-6)
+    assert resumed(coarse, batch_size=4, dtype="float16") == 0
+    assert embedding_files.read(out).embeddings.dtype == "float16"
+    assert resumed(coarse, batch_size=4, kind="texts") == 0
+    assert resumed(coarse, batch_size=4, on_error="skip") == NUM_IMAGES
+    assert resumed(coarse, batch_size=2) == NUM_IMAGES  # the run before had no memory for 4
+
+
+def test_a_run_that_stopped_goes_on_where_bad_images_are_put_aside(images, model_folder, tmp_path, capsys):
+    (images / "009.png").write_bytes(b"")
+    args = (images, "--out", tmp_path / "e.npz", "--batch-size", 2, "--save-every", 4)
+    with pytest.raises(SystemExit, match=r"009\.png"):
+        embed(*args, model=model_folder)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_before_the_file(patch)
+        with pytest.raises(KeyboardInterrupt):
+            embed(*args, "--on-error", "skip", model=model_folder)
+    with pytest.raises(SystemExit, match=r"009\.png"):  # as it is told to, though the rest of that part is done
+        embed(*args, model=model_folder)
+    embed(*args, "--on-error", "skip", model=model_folder)
+    report = json.loads(capsys.readouterr().out)
+    assert (report["resumed"], report["rejected"]) == (NUM_IMAGES, 1)
+
+
+def test_a_second_run_on_the_same_file_is_refused_and_touches_nothing(images, model_folder, tmp_path):
+    out = tmp_path / "e.npz"
+    with only_writer(out), pytest.raises(SystemExit, match=r"e\.npz is being written by another run"):
+        embed(images, "--out", out, model=model_folder)
+    assert not out.exists()
+    assert not out.with_name("e.npz.partial").exists()
+
+
 def test_kill_9_and_again_gives_the_same_bytes(images, model_folder, tmp_path, capsys):
     for number in range(NUM_IMAGES, 240):
         shutil.copy(images / f"{number % NUM_IMAGES:03}.png", images / f"{number:03}.png")
@@ -189,6 +245,22 @@ def test_texts_of_a_file(ending, model_folder, tmp_path, capsys):
     assert stored.metadata["kind"] == "texts"
     np.testing.assert_allclose(stored.embeddings, clipmed.load(model_folder, "cpu").embed_texts(kept), atol=1e-3)
     assert json.loads(capsys.readouterr().out)["rejected"] == 1
+
+
+def test_a_column_that_cannot_be_embedded_says_why(model_folder, tmp_path):
+    def message(file, column):
+        with pytest.raises(SystemExit) as caught:
+            embed("--texts", file, "--column", column, "--out", tmp_path / "e.npz", model=model_folder)
+        return str(caught.value)
+
+    table = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"caption": ["a"], "id": [1]}), table)
+    assert "the column 'id' is no text; name another with --column" in message(table, "id")
+    assert """has no column 'text'; allowed for --column: ["caption", "id"]""" in message(table, "text")
+    table.write_bytes(table.read_bytes()[:40])
+    assert "t.parquet cannot be read as Parquet" in message(table, "caption")
+    (tmp_path / "t.csv").write_text('caption\n"a')
+    assert "t.csv cannot be read as CSV in UTF-8" in message(tmp_path / "t.csv", "caption")
 
 
 def test_wrong_requests_are_refused_before_anything_is_loaded(images, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Files of embeddings: what is written is read, by clipmed and by plain NumPy and pyarrow; damage is noticed."""
 
 import json
+import zipfile
 
 import numpy as np
 import pyarrow
@@ -41,9 +42,9 @@ def test_what_is_written_is_read(path, dtype):
 
 def test_parts_make_the_same_file_every_time(path, tmp_path):
     parts = [(rows()[:1], ITEMS[:1]), (rows()[1:1], []), (rows()[1:], ITEMS[1:])]
-    in_parts = embedding_files.write_parts(path, lambda: parts, PROVENANCE)
+    in_parts = embedding_files.write_parts(path, parts, PROVENANCE)
     first = path.read_bytes()
-    embedding_files.write_parts(path, lambda: iter(parts), PROVENANCE)
+    embedding_files.write_parts(path, iter(parts), PROVENANCE)
     assert path.read_bytes() == first
     np.testing.assert_array_equal(embedding_files.read(path).embeddings, rows())
     assert in_parts == embedding_files.write(tmp_path / f"whole{path.suffix}", rows(), ITEMS, PROVENANCE)
@@ -54,15 +55,48 @@ def test_plain_numpy_and_pyarrow_read_them(tmp_path):
         embedding_files.write(tmp_path / f"e.{name}", rows(), ITEMS, PROVENANCE)
     with np.load(tmp_path / "e.npz") as stored:
         np.testing.assert_array_equal(stored["embeddings"], rows())
-        assert stored["paths"].tolist() == ITEMS
-        assert json.loads(str(stored["metadata"]))["checkpoint_digest"] == "d1" * 32
+        assert json.loads(stored["paths.json"]) == ITEMS
+        assert json.loads(stored["metadata.json"])["checkpoint_digest"] == "d1" * 32
     np.testing.assert_array_equal(np.load(tmp_path / "e.npy"), rows())
     assert json.loads((tmp_path / "e.npy.json").read_text())["paths"] == ITEMS
     table = pyarrow.parquet.read_table(tmp_path / "e.parquet")
     assert table.schema.field("embedding").type == pyarrow.list_(pyarrow.float32(), 5)
     assert table["path"].to_pylist() == ITEMS
     np.testing.assert_array_equal(np.array(table["embedding"].to_pylist(), dtype=np.float32), rows())
-    assert json.loads(table.schema.metadata[b"clipmed"])["dimensions"] == 5
+    metadata = pyarrow.parquet.read_metadata(tmp_path / "e.parquet").metadata
+    assert json.loads(metadata[b"clipmed"])["dimensions"] == 5
+
+
+def test_one_long_path_does_not_make_all_rows_long(tmp_path):
+    count = 2000
+    items = [f"{number}.png" for number in range(count - 1)] + ["long/" * 800 + "ä.png"]
+    provenance = Provenance(kind="images", checkpoint="m", checkpoint_digest="d", seen=count)
+    embedding_files.write(tmp_path / "e.npz", np.ones((count, 2), dtype=np.float32), items, provenance)
+    assert (tmp_path / "e.npz").stat().st_size < 100_000
+    assert embedding_files.read(tmp_path / "e.npz").items == items
+
+
+def test_rows_are_gone_through_once(path):
+    """So that a million rows on the disk are read once to be written."""
+    given = ((rows()[number : number + 1], ITEMS[number : number + 1]) for number in range(4))
+    written = embedding_files.write_parts(path, given, PROVENANCE)
+    assert embedding_files.read(path).metadata == written
+
+
+def test_rows_that_do_not_add_up_with_what_was_seen_are_not_written(path):
+    provenance = Provenance(kind="images", checkpoint="m", checkpoint_digest="d", seen=6, rejected=1)
+    with pytest.raises(ConfigError, match="got 4 rows; allowed: 5, seen less rejected"):
+        embedding_files.write(path, rows(), ITEMS, provenance)
+    assert not list(path.parent.iterdir())
+
+
+def test_files_of_another_schema_say_so(tmp_path):
+    embedding_files.write(tmp_path / "e.npy", rows(), ITEMS, PROVENANCE)
+    beside = json.loads((tmp_path / "e.npy.json").read_text())
+    beside["metadata"]["schema"] = 1
+    (tmp_path / "e.npy.json").write_text(json.dumps(beside))
+    with pytest.raises(DataError, match="has the schema 1; this clipmed reads 2: write it again"):
+        embedding_files.read(tmp_path / "e.npy")
 
 
 def test_texts_have_a_column_of_their_own(path):
@@ -83,12 +117,14 @@ def test_rows_that_were_changed_are_noticed(tmp_path):
     for name in FORMATS:
         embedding_files.write(tmp_path / f"e.{name}", rows(), ITEMS, PROVENANCE)
     np.save(tmp_path / "e.npy", rows() + 1)
-    with np.load(tmp_path / "e.npz") as stored:
-        arrays = dict(stored)
-    np.savez(tmp_path / "e.npz", **arrays | {"paths": np.array([*ITEMS[:3], "other.png"])})
-    table = pyarrow.parquet.read_table(tmp_path / "e.parquet")
-    order = pyarrow.array([1, 0, 2, 3])
-    pyarrow.parquet.write_table(table.take(order), tmp_path / "e.parquet")
+    with zipfile.ZipFile(tmp_path / "e.npz") as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(tmp_path / "e.npz", "w") as changed:
+        for name, content in (members | {"paths.json": json.dumps([*ITEMS[:3], "other.png"]).encode()}).items():
+            changed.writestr(name, content)
+    with pyarrow.parquet.ParquetFile(tmp_path / "e.parquet") as file:
+        table = file.read().replace_schema_metadata({b"clipmed": file.metadata.metadata[b"clipmed"]})
+    pyarrow.parquet.write_table(table.take(pyarrow.array([1, 0, 2, 3])), tmp_path / "e.parquet")
     for name in FORMATS:
         with pytest.raises(DataError, match="is damaged or was changed"):
             embedding_files.read(tmp_path / f"e.{name}")

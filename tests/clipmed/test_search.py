@@ -1,5 +1,6 @@
 """Search indexes from images to hits: built, grown, taken up after a kill, opened by others, and the commands."""
 
+import contextlib
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from PIL import Image
 import clipmed
 from clipmed.__main__ import main
 from clipmed.errors import CheckpointError, ClipmedError, ConfigError, DataError
+from clipmed.locks import only_writer
 from clipmed.search import IndexConfig, SearchIndex, build_index
 from tests.clipmed.search_folders import DIMENSION, draw, draw_many, files_of, make_checkpoint
 
@@ -49,6 +51,21 @@ def test_every_image_finds_itself_and_texts_find_what_cosines_say(model, images,
     assert [hit.score for hit in hits] == pytest.approx(cosines.sort(descending=True).values.tolist(), abs=1e-6)
     assert {hit.path: hit.caption for hit in hits if hit.caption} == {str(images[3]): "a knee"}
     assert model.search(images[7], index, k=2)[0].path == str(images[7])
+
+
+def test_a_search_is_by_one_text_or_one_image(model, images, tmp_path):
+    index = build_index(model, images, tmp_path / "index")
+    assert model.search((path for path in images[3:4]), index, k=1)[0].path == str(images[3])
+    pages = io.BytesIO()
+    first, *others = (Image.open(path) for path in images[:3])
+    first.save(pages, "TIFF", save_all=True, append_images=others)
+    assert model.search(pages.getvalue(), index, k=1, frame=2)[0].path == str(images[2])
+    for several in (images[:2], ["a lung", "a skull"]):
+        with pytest.raises(ClipmedError, match=r"query: got 2; allowed: one; for several, index\.search\("):
+            model.search(several, index)
+    with pytest.raises(ClipmedError, match=r"is a file, and a str is a text; give Path\('.*'\) for the image"):
+        model.search(str(images[0]), index)
+    assert model.search("a lung\0 " * 2000, index, k=1)
 
 
 def test_copies_of_an_image_come_in_the_order_of_their_paths(model, images, tmp_path):
@@ -170,12 +187,45 @@ def test_parts_of_a_killed_run_serve_no_other_checkpoint(model, images, tmp_path
     torch.testing.assert_close(torch.from_numpy(index.embeddings(range(20))), other.embed_images(images))
 
 
+@pytest.mark.parametrize("killed", [True, False])
+def test_what_was_computed_in_other_numbers_is_embedded_anew(checkpoint, model, images, tmp_path, killed):
+    coarse = clipmed.load(checkpoint, device="cpu", dtype="bfloat16")
+    out = tmp_path / "index"
+    with pytest.MonkeyPatch.context() as patch:
+        if killed:
+            patch.setattr("clipmed.search.building._write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt) if killed else contextlib.nullcontext():
+            build_index(coarse, images, out)
+    assert out.exists() != killed
+    index = build_index(model, images, out)
+    assert index.facts.computed_in == "float32"
+    torch.testing.assert_close(torch.from_numpy(index.embeddings(range(20))), model.embed_images(images))
+
+
+def test_a_second_run_on_the_same_folder_is_refused_and_touches_nothing(model, images, tmp_path):
+    out = tmp_path / "index"
+    build_index(model, images[:5], out)
+    before = files_of(out)
+    with only_writer(out), pytest.raises(ConfigError, match="index is being written by another run, process"):
+        build_index(model, images, out)
+    assert files_of(out) == before
+
+
+def test_an_index_that_cannot_be_extended_says_what_to_do(model, images, tmp_path):
+    out = tmp_path / "index"
+    build_index(model, images, out)
+    data = (out / "embeddings.bin").read_bytes()
+    (out / "embeddings.bin").write_bytes(data[:-4])
+    with pytest.raises(DataError, match=r"remove .*index, or give another --out"):
+        build_index(model, images, out)
+
+
 def test_another_checkpoint_neither_searches_nor_extends_an_index(model, images, tmp_path):
     index = build_index(model, images, tmp_path / "index")
     other = clipmed.load(make_checkpoint(tmp_path / "other", seed=1), device="cpu")
     with pytest.raises(ConfigError, match="was built by another checkpoint"):
         other.search("a lung", index)
-    with pytest.raises(ConfigError, match="was built by another checkpoint"):
+    with pytest.raises(ConfigError, match=r"was built by another checkpoint.*; remove .*index, or give another --out"):
         build_index(other, images, tmp_path / "index")
 
 
@@ -238,6 +288,15 @@ def test_real_images_find_themselves_and_are_shown_small(model, real_data, tmp_p
         assert small.size[0] / small.size[1] == pytest.approx(whole.size[0] / whole.size[1], rel=0.05)
 
 
+def test_a_checkpoint_that_was_named_from_another_folder_is_found(checkpoint, images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(checkpoint.parent)
+    main(["index", str(images[0].parent), "--out", str(tmp_path / "index"), "--checkpoint", checkpoint.name, "--json"])
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    main(["search", "index", "a lung", "--k", "1", "--json"])
+    assert len(json.loads(capsys.readouterr().out)["hits"]) == 1
+
+
 def test_command_line(checkpoint, images, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images" / "bad.png").write_bytes(b"no image")
@@ -261,8 +320,12 @@ def test_command_line(checkpoint, images, tmp_path, capsys, monkeypatch):
     assert "bad.png: cannot read image" in capsys.readouterr().out
     shutil.move(checkpoint, tmp_path / "moved")
     try:
-        with pytest.raises(SystemExit, match=r"clipmed: .*model"):
+        with pytest.raises(SystemExit, match=r"model', which is no folder of this machine; .* with --checkpoint"):
             main(["search", "index", "a lung"])
+        with monkeypatch.context() as patch:
+            patch.setenv("CLIPMED_CHECKPOINT", "moved")
+            main(["search", "index", "a lung", "--k", "1", "--json"])
+        assert json.loads(capsys.readouterr().out)["hits"]
         main(["search", "index", "a lung", "--checkpoint", "moved", "--k", "1", "--json"])
         assert json.loads(capsys.readouterr().out)["hits"]
     finally:

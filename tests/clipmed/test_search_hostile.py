@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+import socket
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 import clipmed
+from clipmed.__main__ import main
 from clipmed.errors import ConfigError, DataError
 from clipmed.search import IndexConfig, SearchIndex, build_index
 from clipmed.search.layout import read_facts
@@ -65,6 +67,21 @@ def replace(folder, name, data):
 
 def test_an_index_that_is_whole_works(whole):
     use(whole)
+
+
+def test_nothing_is_fetched_because_an_index_names_it(index, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CLIPMED_CHECKPOINT", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        for named in (f"http://127.0.0.1:{server.getsockname()[1]}/model", "hf-hub:some/body", "RN50:openai", "index"):
+            facts = json.loads((index / "index.json").read_text())
+            facts["checkpoint"]["location"] = named
+            (index / "index.json").write_text(json.dumps(facts))
+            with pytest.raises(SystemExit, match=f"built by the checkpoint '{named}', which is no folder of this"):
+                main(["search", str(index), "a lung"])
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 FILES = [
