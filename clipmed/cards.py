@@ -15,6 +15,7 @@ import yaml
 from clipmed.errors import ConfigError
 
 NOT_SCORED = "Not scored yet."
+FOLDER = "FOLDER"  # stands for the folder of a checkpoint that is not published
 DISCLAIMER = "For research. Not a medical device; not for diagnosis."
 ORDER = ("Use", "Data", "Licences", "Training configuration", "Scores", "Limits of use", "Citation")
 # What a checkpoint must say to be published, and how it gets said.
@@ -122,8 +123,16 @@ def missing(card: Card, *, scores: bool = True) -> dict[str, str]:
     return lacking
 
 
-def use_section(location: str) -> str:
-    """Return the three lines that load a checkpoint and ask it."""
+def use_section(location: str = FOLDER) -> str:
+    """Return the three lines that load a checkpoint and ask it, and how OpenCLIP loads it.
+
+    Args:
+        location: `hf-hub:org/name`, where it is published.
+    """
+    openclip, note = location, ""
+    if location == FOLDER:
+        openclip = f"local-dir:{FOLDER}"
+        note = "; if its config calls the text tower `.`, from inside the folder alone, as `local-dir:.`"
     return "\n".join(
         [
             "```python",
@@ -133,8 +142,7 @@ def use_section(location: str) -> str:
             'print(model.classify("image.jpg", ["a normal chest radiograph", "a chest radiograph with a mass"])[0])',
             "```",
             "",
-            "OpenCLIP loads it, too: `open_clip.create_model_from_pretrained`, with `hf-hub:` or `local-dir:` before "
-            "it.",
+            f'OpenCLIP loads it, too: `open_clip.create_model_from_pretrained("{openclip}")`{note}.',
         ]
     )
 

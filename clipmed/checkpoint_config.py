@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from clipmed.checkpoint_files import CONFIG_FILE, WEIGHTS_FILE
+from clipmed.checkpoint_files import CONFIG_FILE, HERE, WEIGHTS_FILE
 from clipmed.configuration import nearest
 from clipmed.errors import CheckpointError
 from clipmed.hub.locations import HUB_PREFIX
@@ -24,7 +24,6 @@ from clipmed.safetensors_header import TensorEntry, count_values
 CONFIG_BYTES_MAX = 10_000_000
 CONTEXT_MAX = 8192  # the attention mask of OpenCLIP's text tower has its square
 SIDE_MAX = 8192
-HERE = "."  # the checkpoint's own folder, as a name
 
 _SECTIONS = ("vision_cfg", "text_cfg")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)

@@ -15,24 +15,27 @@ second time that a process loads the same files.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from clipmed.errors import CheckpointError
 from clipmed.files import sha256_file, write_text
 
 CONFIG_FILE = "open_clip_config.json"
+TEXT_CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
+HERE = "."  # the checkpoint's own folder, as the name of its text tower
 SUMS_FILE = "SHA256SUMS"
 CARD_FILE = "README.md"
 CALIBRATION_FILE = "calibration.json"
 MERGE_FILE = "merge.json"
 SMALL_FILES = ("*.json", "*.txt", "*.model", CARD_FILE, SUMS_FILE)  # configs, tokenizer, card
-TOKENIZER_FILES = (
-    "config.json",
+VOCABULARY_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -44,6 +47,7 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
+TOKENIZER_FILES = (TEXT_CONFIG_FILE, *VOCABULARY_FILES)
 # What may change without changing an embedding.
 NOT_SUMMED = frozenset({CARD_FILE, CALIBRATION_FILE, MERGE_FILE, SUMS_FILE})
 
@@ -53,13 +57,18 @@ _SUMS_BYTES_MAX = 1 << 20
 
 def write_sums(folder: Path) -> None:
     """Write SHA256SUMS over the folder's config, weights and tokenizer files."""
-    write_text(folder / SUMS_FILE, sums_text(folder))
+    write_text(folder / SUMS_FILE, sums_text(folder_sums(folder)))
 
 
-def sums_text(folder: Path) -> str:
-    """Return the content of SHA256SUMS for a folder's config, weights and tokenizer files."""
+def folder_sums(folder: Path) -> dict[str, str]:
+    """Return {file: hex SHA-256} of a folder's config, weights and tokenizer files."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and _is_summed(path.name))
-    return "".join(f"{file_sha256(folder / name)}  {name}\n" for name in names)
+    return {name: file_sha256(folder / name) for name in names}
+
+
+def sums_text(sums: Mapping[str, str]) -> str:
+    """Return the content of SHA256SUMS for {file: hex SHA-256}."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
 
 
 def read_sums(folder: Path) -> dict[str, str] | None:
@@ -122,17 +131,60 @@ def file_sha256(path: Path) -> str:
 def checkpoint_digest(folder: Path, file_digest: Callable[[Path], str] = file_sha256) -> str:
     """Return a hex SHA-256 over the checkpoint's config and weights: the same digest means the same embeddings.
 
+    What a text tower is called does not count where its files lie beside the config: they are what is used. So a
+    published checkpoint, which is called as its repository, has the digest of the folder that was published.
+
     Args:
         folder: the checkpoint's.
         file_digest: returns a file's hex SHA-256, perhaps from memory.
     """
-    parts = [file_digest(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
-    return digest_of_sums({CONFIG_FILE: parts[0], WEIGHTS_FILE: parts[1]})
+    config = renamed_config(folder, HERE)
+    of_config = file_digest(folder / CONFIG_FILE) if config is None else hashlib.sha256(config.encode()).hexdigest()
+    return hashlib.sha256((of_config + file_digest(folder / WEIGHTS_FILE)).encode()).hexdigest()
 
 
-def digest_of_sums(sums: Mapping[str, str]) -> str:
-    """Return what `checkpoint_digest` does from the files' own hex SHA-256."""
-    return hashlib.sha256((sums[CONFIG_FILE] + sums[WEIGHTS_FILE]).encode()).hexdigest()
+def renamed_config(folder: Path, name: str) -> str | None:
+    """Return the text of a checkpoint's config in which its text tower is called `name`.
+
+    Only where the text tower's files lie beside the config: None where they do not, or where it has no name.
+    """
+    config = _json(folder / CONFIG_FILE)
+    text = _text_config(config)
+    named = {key: name for key, is_beside in _text_files(folder).items() if is_beside and text.get(key)}
+    if not named:
+        return None
+    text.update(named)
+    return json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def text_names_elsewhere(folder: Path) -> list[str]:
+    """Return the names that a checkpoint's config has for a text tower, or its tokenizer, that is not in the folder."""
+    text = _text_config(_json(folder / CONFIG_FILE))
+    names = [text.get("hf_model_name"), text.get("hf_tokenizer_name") or text.get("hf_model_name")]
+    elsewhere = [name for name, is_beside in zip(names, _text_files(folder).values(), strict=True) if not is_beside]
+    return list(dict.fromkeys(name for name in elsewhere if isinstance(name, str) and name))
+
+
+def _text_files(folder: Path) -> dict[str, bool]:
+    """Return by a setting's name whether the files that it names lie beside the config."""
+    return {
+        "hf_model_name": (folder / TEXT_CONFIG_FILE).is_file(),
+        "hf_tokenizer_name": any((folder / file).is_file() for file in VOCABULARY_FILES),
+    }
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None  # whoever needs the config says so
+
+
+def _text_config(config: Any) -> dict[str, Any]:
+    """Return the settings of the text tower; empty where a config is none."""
+    for name in ("model_cfg", "text_cfg"):
+        config = config.get(name) if isinstance(config, dict) else None
+    return config if isinstance(config, dict) else {}
 
 
 @lru_cache(maxsize=256)

@@ -47,7 +47,9 @@ __all__ = [
 def save_checkpoint(folder: Path, two_tower: TwoTower, card: str) -> None:
     """Write a checkpoint folder, atomically; `card` is the model card in Markdown.
 
-    `open_clip.create_model_from_pretrained("local-dir:<folder>")` and `clipmed.load(folder)` read it.
+    `clipmed.load(folder)` and OpenCLIP's `local-dir:<folder>` read it. Where the files of a Hugging Face text tower lie
+    in the folder, its name in the config is ".", which OpenCLIP takes for the current folder: it loads such a
+    checkpoint as `local-dir:.` from inside the folder, or by its name from the hub, once it is published.
     """
     from safetensors.torch import save_file
 

@@ -14,8 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipmed.checkpoint_config import HERE, check_config, check_no_code, check_text_config
-from clipmed.checkpoint_files import CONFIG_FILE, TOKENIZER_FILES, WEIGHTS_FILE
+from clipmed.checkpoint_config import check_config, check_no_code, check_text_config
+from clipmed.checkpoint_files import (
+    CONFIG_FILE,
+    HERE,
+    TEXT_CONFIG_FILE,
+    TOKENIZER_FILES,
+    VOCABULARY_FILES,
+    WEIGHTS_FILE,
+)
 from clipmed.errors import CheckpointError, ClipmedError
 from clipmed.hub.locations import Location
 from clipmed.hub.repositories import fetch_repository
@@ -26,8 +33,6 @@ if TYPE_CHECKING:
 
     from clipmed.towers import TwoTower
 
-TEXT_CONFIG_FILE = "config.json"
-VOCABULARY_FILES = tuple(name for name in TOKENIZER_FILES if name != TEXT_CONFIG_FILE)
 POSITION_IDS = ".embeddings.position_ids"  # 0, 1, 2 …: saved by transformers before 4.31
 
 FILLS = ("normal_", "uniform_", "zero_", "fill_", "copy_", "erfinv_", "mul_", "add_", "div_", "sub_", "clamp_")

@@ -16,7 +16,7 @@ import shutil
 import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -26,17 +26,19 @@ from clipmed.cards import NOT_SCORED, Card, limits_section, use_section
 from clipmed.checkpoint_files import (
     CALIBRATION_FILE,
     CARD_FILE,
+    HERE,
     MERGE_FILE,
     SUMS_FILE,
     WEIGHTS_FILE,
     check_sums,
     checkpoint_digest,
+    renamed_config,
     write_sums,
 )
 from clipmed.checkpoints import read_config
 from clipmed.errors import CheckpointError, ConfigError
 from clipmed.files import atomic_folder, sha256_file, write_json, write_text
-from clipmed.hub import fetch
+from clipmed.hub import Fetched, resolve
 from clipmed.safetensors_header import TensorEntry, read_header
 
 if TYPE_CHECKING:
@@ -54,8 +56,13 @@ class Parent:
     """A checkpoint that went into a merge."""
 
     location: str
+    """a folder's name alone; a hub repository with its commit"""
+    commit: str | None
+    """of the hub repository that the weights came from"""
     digest: str
+    """of its weights and config, as `clipmed info` prints"""
     weight: float
+    """its share of the mean"""
 
 
 def interpolate(base: str | Path, tuned: str | Path, alpha: float, out: Path) -> Path:
@@ -98,14 +105,15 @@ def soup(locations: Sequence[str | Path], out: Path, weights: Sequence[float] | 
 
 
 def _merge(locations: Sequence[str | Path], weights: Sequence[float], out: Path, method: str) -> Path:
-    folders = [fetch(location) for location in locations]
+    fetched = [resolve(location) for location in locations]
+    folders = [one.folder for one in fetched]
     _check_out(out, folders)
     headers = _matching_headers(folders)
     for folder in folders:
         check_sums(folder)
     parents = [
-        Parent(location=str(location), digest=checkpoint_digest(folder), weight=weight)
-        for location, folder, weight in zip(locations, folders, weights, strict=True)
+        Parent(location=_name(one), commit=one.commit, digest=checkpoint_digest(one.folder), weight=weight)
+        for one, weight in zip(fetched, weights, strict=True)
     ]
     with atomic_folder(out) as partial:
         for path in sorted(folders[-1].iterdir()):
@@ -120,6 +128,14 @@ def _merge(locations: Sequence[str | Path], weights: Sequence[float], out: Path,
     return out
 
 
+def _name(fetched: Fetched) -> str:
+    """Return what others may know a parent by: a path of this machine means nothing to them."""
+    location = fetched.location
+    if location.kind == "folder":
+        return fetched.folder.resolve().name
+    return str(replace(location, revision=fetched.commit) if location.kind == "hub" else location)
+
+
 def _check_out(out: Path, folders: Sequence[Path]) -> None:
     if out.resolve() in {folder.resolve() for folder in folders}:
         raise ConfigError(f"out: {out} is one of the checkpoints to merge; give another folder")
@@ -130,15 +146,22 @@ def _check_out(out: Path, folders: Sequence[Path]) -> None:
 def _matching_headers(folders: Sequence[Path]) -> dict[str, TensorEntry]:
     """Return the tensors that all checkpoints have, after checking that nothing else differs between them."""
     first, headers = folders[0], _header(folders[0])
-    config = read_config(first)
+    config = _config(first)
     for folder in folders[1:]:
-        if difference := _config_difference(config, read_config(folder)):
+        if difference := _config_difference(config, _config(folder)):
             raise CheckpointError(f"{first} and {folder} are not of one architecture: {difference}")
         if difference := _vocabulary_difference(first, folder):
             raise CheckpointError(f"{first} and {folder} do not share their vocabulary: {difference}")
         if difference := _header_difference(headers, _header(folder)):
             raise CheckpointError(f"the weights of {first} and {folder} do not match: {difference}")
     return headers
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Return a checkpoint's config, in which a text tower beside it is called the same whether published or not."""
+    config = read_config(folder)
+    renamed = renamed_config(folder, HERE)
+    return config if renamed is None else dict(json.loads(renamed))
 
 
 def _header(folder: Path) -> dict[str, TensorEntry]:
@@ -260,7 +283,7 @@ def _card(method: str, parents: Sequence[Parent], folders: Sequence[Path]) -> st
         *(f"| {parent.weight:g} | {parent.location} | {parent.digest} |" for parent in parents),
     ]
     sections = {
-        "Use": use_section("this folder"),
+        "Use": use_section(),
         "Training configuration": "\n".join(table),
         "Scores": f"{NOT_SCORED} Those in the parents' cards are theirs.",
         "Limits of use": limits_section(),
@@ -268,8 +291,8 @@ def _card(method: str, parents: Sequence[Parent], folders: Sequence[Path]) -> st
     if all((folder / CARD_FILE).is_file() for folder in folders):
         sections["Data"] = "Those of all parents: their cards follow."
         sections["Licences"] = "Those of all parents hold together: their cards follow."
-    for parent, folder in zip(parents, folders, strict=True):
-        sections[f"Card of {parent.location}"] = "\n".join(_demoted(folder / CARD_FILE))
+    for number, (parent, folder) in enumerate(zip(parents, folders, strict=True), 1):
+        sections[f"Card of parent {number}, {parent.location}"] = "\n".join(_demoted(folder / CARD_FILE))
     title = f"A CLIP-style model merged by {method}"
     return Card(title=title, sections=sections, metadata={"tags": ["clip", "medical", "merge"]}).text()
 

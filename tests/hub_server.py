@@ -135,6 +135,11 @@ class HubServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
+    def files_of(self, name: str, revision: str) -> set[str]:
+        """Return the names of a repository's files."""
+        repository = self.repositories[name]
+        return set(repository.commits[repository.commit_of(revision) or ""])
+
     def add(self, name: str, folder: Path, branch: str = "main") -> str:
         """Commit the files of a folder to a repository, made if it is not there; return the commit."""
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]

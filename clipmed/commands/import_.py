@@ -22,7 +22,7 @@ class Command:
     """
 
     source: Annotated[str, tyro.conf.Positional]
-    """a file of weights, a folder that holds one, or hf-hub:org/name[@revision]"""
+    """a file of weights, a folder that holds one, or hf-hub:org/name[@revision]; each may end in #sha256=…"""
     out: Path
     """the checkpoint folder to write"""
     layout: Layout = "auto"
@@ -34,6 +34,8 @@ class Command:
     """the text tower's config and tokenizer: a folder, or org/name of the hub; what the config names if not given"""
     license: str | None = None
     """of the weights, as the hub names it; that of a published checkpoint is known"""
+    sha256: str | None = None
+    """what the file of weights must hash to, in hex; it is not read otherwise"""
     offline: bool = False
     """use only what is on this machine"""
     json: bool = False
@@ -53,6 +55,7 @@ def run(command: Command) -> None:
             model=command.model,
             tokenizer=command.tokenizer,
             license=command.license,
+            sha256=command.sha256,
             offline=True if command.offline else None,
         )
     )

@@ -16,9 +16,9 @@ from clipmed.errors import ConfigError
 class Command:
     """Merge checkpoints of one architecture and start into one: a point between two, or the mean of several.
 
-    With --alpha, a point on the line from the first (0) to the second (1): between a model and its fine-tuned version,
-    0.5 often keeps most of both. Without, their mean: a soup. The result's card and merge.json name the parents. A
-    parent's calibration is not taken over.
+    With --alpha, a point on the line from the first (0) to the second (1): between a model and its fine-tuned version
+    one of 0.5 often keeps most of both. Without, their mean: a soup. The result's card and merge.json name the
+    parents. A parent's calibration is not taken over.
     """
 
     checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional]

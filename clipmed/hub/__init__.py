@@ -12,12 +12,15 @@ from pathlib import Path
 from clipmed.checkpoint_files import (
     CONFIG_FILE,
     SMALL_FILES,
+    TOKENIZER_FILES,
     WEIGHTS_FILE,
     check_sum,
+    text_names_elsewhere,
 )
 from clipmed.errors import CheckpointError, ConfigError
+from clipmed.hub.environment import is_offline
 from clipmed.hub.locations import HUB_PREFIX, LOCATIONS, Location, parse_location
-from clipmed.hub.repositories import fetch_repository
+from clipmed.hub.repositories import LOGIN_NODE, Snapshot, fetch_repository
 
 __all__ = [
     "HUB_PREFIX",
@@ -70,7 +73,11 @@ def fetch(
 def resolve(
     location: str | Path, *, revision: str | None = None, sha256: str | None = None, offline: bool | None = None
 ) -> Fetched:
-    """Do the same as `fetch`, and say which commit it is."""
+    """Do the same as `fetch`, and say which commit it is.
+
+    What a checkpoint from elsewhere only names, its text tower's config and tokenizer, is fetched, too: it can be used
+    offline then.
+    """
     parsed = parse_location(location, revision=revision, sha256=sha256)
     try:
         found = _found(parsed, offline)
@@ -78,6 +85,7 @@ def resolve(
         raise CheckpointError(
             f"cannot fetch {parsed}: {error}; is there room, and may you write to the cache (HF_HOME)?"
         ) from error
+    _fetch_text_tower(found, offline)
     if parsed.sha256 is not None:
         check_sum(found.folder / WEIGHTS_FILE, parsed.sha256, "the weights are others than those that were pinned")
     return found
@@ -116,7 +124,7 @@ def fetch_snapshot(location: str, wanted: Sequence[str], *, offline: bool | None
 def _found(location: Location, offline: bool | None) -> Fetched:
     if location.kind == "hub":
         snapshot = fetch_repository(location, (*SMALL_FILES, WEIGHTS_FILE), offline=offline)
-        _check_kind(snapshot.folder, location)
+        _check_kind(snapshot, location)
         return Fetched(location=location, folder=snapshot.folder, commit=snapshot.commit)
     if location.kind == "url":
         from clipmed.hub.web_folders import fetch_web_folder
@@ -130,7 +138,25 @@ def _found(location: Location, offline: bool | None) -> Fetched:
     return Fetched(location=location, folder=Path(location.name))
 
 
-def _check_kind(folder: Path, location: Location) -> None:
+def _fetch_text_tower(found: Fetched, offline: bool | None) -> None:
+    """Fetch the text tower that a config names, unless it lies beside it, or nothing can be fetched now."""
+    from clipmed.checkpoint_config import is_hub_name
+
+    if found.location.kind == "folder" or is_offline(offline):
+        return
+    for name in text_names_elsewhere(found.folder):
+        if is_hub_name(name):
+            fetch_repository(Location(kind="hub", name=name), TOKENIZER_FILES, offline=offline)
+
+
+def _check_kind(snapshot: Snapshot, location: Location) -> None:
+    folder = snapshot.folder
+    lacks = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
+    if lacks and not snapshot.is_listed:
+        raise CheckpointError(
+            f"{location}: the cache has no {' and no '.join(lacks)} of commit {snapshot.commit}, and without a network "
+            f"nobody knows whether the hub has; {LOGIN_NODE.format(location=location)}"
+        )
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(
             f"{location} is no checkpoint in OpenCLIP's layout: it has no {CONFIG_FILE}; `clipmed import {location}` "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from clipmed.checkpoint_files import CONFIG_FILE
 from clipmed.errors import CheckpointError, ConfigError
 from clipmed.files import atomic_folder
+from clipmed.hub.partials import owner
 
 
 def copy_checkpoint(folder: Path, out: Path) -> Path:
@@ -41,7 +41,7 @@ def link_file(content: Path, path: Path, target: Path) -> None:
     """
     if path.is_symlink() and path.resolve() == content.resolve():
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{owner()}.partial")
     temporary.unlink(missing_ok=True)
     try:
         temporary.symlink_to(target)

@@ -1,11 +1,10 @@
-"""What huggingface_hub says of this machine: its folders, its endpoint, its token, offline mode, and its locks.
+"""What huggingface_hub says of this machine: its folders, its endpoint, its token, and offline mode.
 
 $HF_HOME, $HF_HUB_CACHE, $HF_ENDPOINT, $HF_TOKEN and $HF_HUB_OFFLINE are read when huggingface_hub is imported.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +43,6 @@ def hub_headers() -> dict[str, str]:
 
     made: dict[str, str] = _member(utils, "build_hf_headers")(library_name="clipmed")
     return made
-
-
-def locked(path: Path) -> AbstractContextManager[Any]:
-    """Return a lock that one process holds at a time, on disks that know locks."""
-    from huggingface_hub import utils
-
-    lock: AbstractContextManager[Any] = _member(utils, "WeakFileLock")(path)
-    return lock
 
 
 def _member(module: Any, name: str) -> Any:

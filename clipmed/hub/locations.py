@@ -53,7 +53,7 @@ def parse_location(location: str | Path, *, revision: str | None = None, sha256:
     Raises:
         ConfigError: a malformed name, revision or hash, a revision of what has none, or two that differ.
     """
-    text, sha256 = _without_sha256(str(location), sha256)
+    text, sha256 = split_sha256(str(location), sha256)
     if text.startswith(HUB_PREFIX):
         return _hub_location(text, revision, sha256)
     if revision is not None:
@@ -85,7 +85,12 @@ def check_repository(name: str) -> str:
     return name
 
 
-def _without_sha256(text: str, sha256: str | None) -> tuple[str, str | None]:
+def split_sha256(text: str, sha256: str | None = None) -> tuple[str, str | None]:
+    """Return a location without the hash that it may end in, and the hash, which may be given apart from it.
+
+    Raises:
+        ConfigError: a malformed hash, or two that differ.
+    """
     text, mark, given = text.partition(SHA256_MARK)
     if mark and sha256 not in (None, given):
         raise ConfigError(f"sha256: got {sha256} and, in the location, {given}; give one")

@@ -8,6 +8,7 @@ The tag decides the activation and the pixel statistics, as it does in OpenCLIP'
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from clipmed.checkpoint_files import CARD_FILE, CONFIG_FILE, SUMS_FILE, TOKENIZER_FILES, WEIGHTS_FILE
@@ -15,9 +16,10 @@ from clipmed.configuration import nearest
 from clipmed.errors import CheckpointError, ConfigError
 from clipmed.files import write_json
 from clipmed.hub.copies import link_file
-from clipmed.hub.environment import locked, own_cache
+from clipmed.hub.environment import own_cache
 from clipmed.hub.locations import HUB_PREFIX, Location, check_repository
 from clipmed.hub.repositories import Snapshot, fetch_repository
+from clipmed.locks import locked
 
 PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 
@@ -35,7 +37,7 @@ def fetch_tag(location: Location, *, offline: bool | None = None) -> Snapshot:
     """
     model, _, tag = location.name.partition(":")
     config, repository = tag_config(model, tag)
-    source = Location(kind="hub", name=repository)
+    source = Location(kind="hub", name=repository, sha256=location.sha256)
     snapshot = fetch_repository(source, (WEIGHTS_FILE, CARD_FILE, *TOKENIZER_FILES), offline=offline)
     if not (snapshot.folder / WEIGHTS_FILE).is_file():
         raise CheckpointError(
@@ -50,7 +52,7 @@ def fetch_tag(location: Location, *, offline: bool | None = None) -> Snapshot:
             if path.name not in {CONFIG_FILE, SUMS_FILE}:
                 link_file(path.resolve(), folder / path.name, path.resolve())
         write_json(folder / CONFIG_FILE, config)
-    return Snapshot(folder=folder, commit=snapshot.commit)
+    return replace(snapshot, folder=folder)
 
 
 def tag_config(model: str, tag: str) -> tuple[dict[str, Any], str]:

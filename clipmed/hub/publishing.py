@@ -1,5 +1,8 @@
 """Checkpoints sent to the Hugging Face hub: one commit, of a folder that loads and a card that says what must be said.
 
+A text tower whose files lie in the folder is called as the repository in the config that is sent: OpenCLIP looks for it
+by that name, from any folder. The digest stays what it was, and so do calibrations and scores.
+
 Files whose hashes the hub has already are not sent again, so that a push that was cut, or is repeated, costs little and
 makes no second commit. After it, the hub's hashes are compared with the folder's.
 """
@@ -17,18 +20,21 @@ from clipmed.cards import Card, hub_license, missing, use_section
 from clipmed.checkpoint_files import (
     CALIBRATION_FILE,
     CARD_FILE,
+    CONFIG_FILE,
     MERGE_FILE,
     SUMS_FILE,
     TOKENIZER_FILES,
     check_sums,
     checkpoint_digest,
+    folder_sums,
+    renamed_config,
     sums_text,
 )
 from clipmed.description import read_card
 from clipmed.errors import CheckpointError, ConfigError
 from clipmed.hub.environment import endpoint
 from clipmed.hub.locations import HUB_PREFIX, Location, check_repository
-from clipmed.hub.repositories import commit_files
+from clipmed.hub.repositories import DEFAULT_REVISION, CommitFiles, commit_files
 from clipmed.hub.transfer import Expected, StatusError
 
 SENT_SUFFIXES = (".json", ".txt", ".model", ".safetensors", ".md")
@@ -41,12 +47,13 @@ class Push:
     """What to send, and where to."""
 
     folder: Path
+    """the checkpoint's"""
     repository: str
     """org/name"""
     private: bool = False
     """make the repository private, if it is to be made"""
-    branch: str = "main"
-    """made if it is not there"""
+    branch: str = DEFAULT_REVISION
+    """made from the main one if it is not there"""
     tag: str | None = None
     """name the commit"""
     scores: tuple[Path, ...] = ()
@@ -87,11 +94,14 @@ def push(wanted: Push, *, dry_run: bool = False) -> Pushed:
     check_repository(wanted.repository)
     check_folder(wanted.folder)
     card = finished_card(wanted)
-    contents, left_out = _contents(wanted.folder, card)
-    location = Location(kind="hub", name=wanted.repository, revision=wanted.branch)
-    there = _there(location)
+    contents, left_out = _contents(wanted.folder, card, wanted.repository)
+    head = _head(wanted)
+    there = head.files if head else {}
     changed = [name for name, content in contents.items() if not _is_there(there.get(name), content)]
-    stale = sorted(READ_FILES & there.keys() - contents.keys())
+    stale = _stale(there, contents)
+    tagged = _tagged(wanted) if head and wanted.tag else None
+    if head and tagged and (changed or stale or tagged != head.commit):
+        raise _taken(wanted, tagged)
     done = Pushed(
         repository=wanted.repository,
         commit=None,
@@ -105,7 +115,7 @@ def push(wanted: Push, *, dry_run: bool = False) -> Pushed:
         return done
     commit = _send(wanted, {name: contents[name] for name in changed}, stale)
     _check_arrived(Location(kind="hub", name=wanted.repository, revision=commit), contents)
-    if wanted.tag:
+    if wanted.tag and not tagged:
         _tag(wanted, commit)
     return Pushed(**{**{name: getattr(done, name) for name in done.__slots__}, "commit": commit})
 
@@ -144,24 +154,36 @@ def finished_card(wanted: Push) -> str:
     return card.with_section("Use", use_section(f"{HUB_PREFIX}{wanted.repository}")).text()
 
 
-def _contents(folder: Path, card: str) -> tuple[dict[str, Path | bytes], list[str]]:
+def _contents(folder: Path, card: str, repository: str) -> tuple[dict[str, Path | bytes], list[str]]:
     """Return what is to lie in the repository by name, and the names of files that are not sent."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     sent = [name for name in names if name.endswith(SENT_SUFFIXES) or name == "LICENSE"]
     contents: dict[str, Path | bytes] = {name: folder / name for name in sent}
     contents[CARD_FILE] = card.encode()
-    contents[SUMS_FILE] = folder / SUMS_FILE if check_sums(folder) else sums_text(folder).encode()
+    sums = check_sums(folder) or folder_sums(folder)
+    renamed = renamed_config(folder, repository)
+    if renamed is not None:
+        contents[CONFIG_FILE] = renamed.encode()
+        sums = {**sums, CONFIG_FILE: hashlib.sha256(renamed.encode()).hexdigest()}
+    contents[SUMS_FILE] = sums_text(sums).encode()
     return contents, [name for name in names if name not in contents]
 
 
-def _there(location: Location) -> Mapping[str, Expected]:
-    """Return the files that the hub has on a branch; none where there is no such repository or branch."""
-    try:
-        return commit_files(location).files
-    except StatusError as error:
-        if error.status in {401, 404}:
-            return {}
-        raise CheckpointError(f"cannot look at {location}: {error}") from error
+def _head(wanted: Push) -> CommitFiles | None:
+    """Return what the branch holds, or will when it is made, from the main one; None where there is no repository."""
+    for branch in dict.fromkeys((wanted.branch, DEFAULT_REVISION)):
+        location = Location(kind="hub", name=wanted.repository, revision=branch)
+        try:
+            return commit_files(location)
+        except StatusError as error:
+            if error.status not in {401, 404}:
+                raise CheckpointError(f"cannot look at {location}: {error}") from error
+    return None
+
+
+def _stale(there: Mapping[str, Expected], contents: Mapping[str, Path | bytes]) -> list[str]:
+    """Return the files of a branch that would be read as a part of the checkpoint, and are none."""
+    return sorted(READ_FILES & there.keys() - contents.keys())
 
 
 def _is_there(expected: Expected | None, content: Path | bytes) -> bool:
@@ -187,7 +209,7 @@ def _send(wanted: Push, contents: Mapping[str, Path | bytes], stale: Sequence[st
     ]
     try:
         api.create_repo(wanted.repository, private=wanted.private, exist_ok=True)
-        if wanted.branch != "main":
+        if wanted.branch != DEFAULT_REVISION:
             api.create_branch(wanted.repository, branch=wanted.branch, exist_ok=True)
         if operations:
             message = "A checkpoint, its card and its checksums"
@@ -198,21 +220,32 @@ def _send(wanted: Push, contents: Mapping[str, Path | bytes], stale: Sequence[st
         raise _refused(wanted, error) from error
 
 
+def _tagged(wanted: Push) -> str | None:
+    """Return the commit that the tag names already."""
+    from huggingface_hub import HfApi
+
+    try:
+        refs = HfApi(endpoint=endpoint(), library_name="clipmed").list_repo_refs(wanted.repository)
+    except Exception as error:
+        raise _refused(wanted, error) from error
+    return next((ref.target_commit for ref in refs.tags if ref.name == wanted.tag), None)
+
+
+def _taken(wanted: Push, commit: str) -> ConfigError:
+    return ConfigError(
+        f"tag: {wanted.tag!r} names the commit {commit} already, which is not what would be sent; tags stay where they "
+        "are: give another"
+    )
+
+
 def _tag(wanted: Push, commit: str) -> None:
     from huggingface_hub import HfApi
 
-    api = HfApi(endpoint=endpoint(), library_name="clipmed")
     try:
-        refs = {ref.name: ref.target_commit for ref in api.list_repo_refs(wanted.repository).tags}
-        if wanted.tag not in refs:
-            api.create_tag(wanted.repository, tag=str(wanted.tag), revision=commit)
+        api = HfApi(endpoint=endpoint(), library_name="clipmed")
+        api.create_tag(wanted.repository, tag=str(wanted.tag), revision=commit)
     except Exception as error:
         raise _refused(wanted, error) from error
-    if refs.get(str(wanted.tag), commit) != commit:
-        raise ConfigError(
-            f"tag: {wanted.tag!r} names the commit {refs[str(wanted.tag)]} already, not {commit}; tags stay where they "
-            "are: give another"
-        )
 
 
 def _refused(wanted: Push, error: Exception) -> CheckpointError:
@@ -232,4 +265,9 @@ def _check_arrived(location: Location, contents: Mapping[str, Path | bytes]) -> 
         raise CheckpointError(
             f"{location}: the hub has other bytes of {', '.join(wrong)} than the folder; push once more, or look at "
             "the repository"
+        )
+    stale = _stale(there, contents)
+    if stale:
+        raise CheckpointError(
+            f"{location}: {', '.join(stale)} came to it meanwhile, and does not belong; push once more"
         )

@@ -24,12 +24,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from clipmed.checkpoint_files import file_sha256
+from clipmed.checkpoint_files import WEIGHTS_FILE, file_sha256
 from clipmed.errors import CheckpointError
-from clipmed.files import write_json, write_text
 from clipmed.hub.copies import link_file
-from clipmed.hub.environment import endpoint, hub_cache, hub_headers, is_offline, locked
+from clipmed.hub.environment import endpoint, hub_cache, hub_headers, is_offline
 from clipmed.hub.locations import Location, is_commit
+from clipmed.hub.partials import write_shared
 from clipmed.hub.transfer import (
     SMALL_BYTES_MAX,
     WEIGHTS_BYTES_MAX,
@@ -37,8 +37,9 @@ from clipmed.hub.transfer import (
     StatusError,
     UnreachableError,
     download,
-    opened,
+    read_small,
 )
+from clipmed.locks import locked
 
 DEFAULT_REVISION = "main"
 SHOWN_AFTER_S = 2.0
@@ -57,6 +58,8 @@ class Snapshot:
 
     folder: Path
     commit: str
+    is_listed: bool
+    """whether it is known which files the commit has: not where another client filled the cache"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,23 +86,42 @@ def fetch_repository(location: Location, wanted: Sequence[str], *, offline: bool
             that are not what the hub says.
     """
     cached = _cached(location, wanted)
+    lacks = _lacks(cached, wanted) if cached is not None else []
     if is_offline(offline):
-        if cached is None:
+        if cached is None or lacks:
+            what = f"{lacks[0]} of {location}" if lacks else str(location)
             raise CheckpointError(
-                f"{location} is not in the cache {hub_cache()}, and offline mode is on; "
+                f"{what} is not in the cache {hub_cache()}, and offline mode is on; "
                 f"{LOGIN_NODE.format(location=location)}, or unset HF_HUB_OFFLINE"
             )
         return _checked(cached, location)
-    if cached is not None and is_commit(location.revision) and _is_complete(cached, wanted):
+    if cached is not None and is_commit(location.revision) and cached.is_listed and not lacks:
         return _checked(cached, location)
     try:
         tree = commit_files(location)
     except (UnreachableError, StatusError) as error:
-        if cached is None or not _passes_by(error):
+        if cached is None or lacks or not _passes_by(error):
             raise _explained(error, location) from error
         _LOGGER.warning("%s: the hub does not answer; the cache's copy of commit %s is used", location, cached.commit)
         return _checked(cached, location)
     return _fetched(location, tree, [name for name in tree.files if _matches(name, wanted)])
+
+
+def check_pin(location: Location, sha256: str | None) -> None:
+    """Check, before anything is downloaded, that the weights will have the hash that a location is pinned to.
+
+    Args:
+        location: pinned or not.
+        sha256: hex, of the weights, as their server says it; None where it does not.
+
+    Raises:
+        CheckpointError: they are others.
+    """
+    if location.sha256 is not None and sha256 not in (None, location.sha256):
+        raise CheckpointError(
+            f"{location}: the weights are others than those that were pinned: sha256 {sha256}, expected "
+            f"{location.sha256}; nothing was downloaded"
+        )
 
 
 def repository_folder(name: str) -> Path:
@@ -126,20 +148,27 @@ def _cached(location: Location, wanted: Sequence[str]) -> Snapshot | None:
         or not any(_matches(path.name, wanted) for path in folder.iterdir())
     ):
         return None
-    return Snapshot(folder=folder, commit=commit)
+    return Snapshot(folder=folder, commit=commit, is_listed=_listed(_listing(folder)) is not None)
 
 
-def _is_complete(snapshot: Snapshot, wanted: Sequence[str]) -> bool:
-    """Whether a snapshot has every wanted file of its commit, as far as that was listed."""
+def _lacks(snapshot: Snapshot, wanted: Sequence[str]) -> list[str]:
+    """Return the wanted files of its commit that a snapshot has not, as far as the commit's files are known."""
+    names = _listed(_listing(snapshot.folder)) or []
+    return [name for name in names if _matches(name, wanted) and not (snapshot.folder / name).is_file()]
+
+
+def _listed(path: Path) -> list[str] | None:
+    """Return the names of a commit's files; None where they were never listed."""
     try:
-        names = json.loads(_listing(snapshot).read_text(encoding="utf-8"))
+        names = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return all((snapshot.folder / str(name)).is_file() for name in names if _matches(str(name), wanted))
+        return None
+    return [str(name) for name in names] if isinstance(names, list) else None
 
 
-def _listing(snapshot: Snapshot) -> Path:
-    return snapshot.folder.parent.parent / "clipmed" / f"{snapshot.commit}.json"
+def _listing(folder: Path) -> Path:
+    """Return the file with the names of the commit's files for a snapshot's folder."""
+    return folder.parent.parent / "clipmed" / f"{folder.name}.json"
 
 
 def _checked(snapshot: Snapshot, location: Location) -> Snapshot:
@@ -180,11 +209,7 @@ def commit_files(location: Location) -> CommitFiles:
     """
     at = f"/revision/{urllib.parse.quote(location.revision, safe='')}" if location.revision else ""
     url = f"{endpoint()}/api/models/{location.name}{at}?blobs=true"
-    with opened(url, hub_headers()) as answer:
-        try:
-            body = answer.stream.read(FACTS_BYTES_MAX)
-        except OSError as error:
-            raise UnreachableError(f"{url}: the answer was cut ({error})") from error
+    body = read_small(url, hub_headers(), FACTS_BYTES_MAX)
     try:
         facts = json.loads(body)
         commit, siblings = facts["sha"], facts["siblings"]
@@ -214,14 +239,17 @@ def _expected(entry: Mapping[str, Any]) -> Expected:
 
 def _fetched(location: Location, tree: CommitFiles, names: Sequence[str]) -> Snapshot:
     """Download what is not there yet, weights last: where they are, all is."""
+    check_pin(location, (tree.files.get(WEIGHTS_FILE) or Expected()).sha256)
     root = repository_folder(location.name)
-    snapshot = Snapshot(folder=root / "snapshots" / tree.commit, commit=tree.commit)
+    snapshot = Snapshot(folder=root / "snapshots" / tree.commit, commit=tree.commit, is_listed=True)
     locks = root.parent / ".locks" / root.name
     try:
         for folder in (snapshot.folder, root / "blobs", locks):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{root}: {error.strerror}; set HF_HOME to a folder where you may write") from error
+    with locked(locks / "clipmed-names.lock"):
+        write_shared(_listing(snapshot.folder), json.dumps(sorted(tree.files)))
     total = sum(tree.files[name].size or 0 for name in names)
     bar = tqdm(total=total or None, desc=str(location), unit="B", unit_scale=True, delay=SHOWN_AFTER_S, file=sys.stderr)
     with bar:
@@ -233,10 +261,9 @@ def _fetched(location: Location, tree: CommitFiles, names: Sequence[str]) -> Sna
                     _download(location, tree, name, blob, lambda have, start=start: bar.update(start + have - bar.n))
                 link_file(blob, snapshot.folder / name, Path("..") / ".." / "blobs" / blob.name)
             bar.update(start + (expected.size or 0) - bar.n)
-    with locked(locks / "clipmed-names.lock"):
-        write_json(_listing(snapshot), sorted(tree.files))
-        if not is_commit(location.revision):
-            write_text(root / "refs" / (location.revision or DEFAULT_REVISION), tree.commit)
+    if not is_commit(location.revision):
+        with locked(locks / "clipmed-names.lock"):
+            write_shared(root / "refs" / (location.revision or DEFAULT_REVISION), tree.commit)
     return snapshot
 
 

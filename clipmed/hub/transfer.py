@@ -2,6 +2,10 @@
 
 Only http and https, through redirects too, and never from https to http. A token goes to the host that it is meant for
 and to no other. Proxies of the environment ($https_proxy, $no_proxy) are used.
+
+Why not huggingface_hub's own download, whose cache this fills: in its version 2.4 every download begins in a file with
+a random name, so that what a killed process left is not continued, and what arrives is checked by its size alone (a
+test of ours shows it). Checkpoints of web folders need the same without a hub.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from typing import IO, Any
 
 from clipmed.errors import CheckpointError
 from clipmed.files import CHUNK_BYTES, sync
+from clipmed.hub.partials import claimed
 
 TIMEOUT_S = 10.0
 TRIES_WITHOUT_PROGRESS = 4
@@ -135,6 +140,27 @@ def opened(url: str, headers: Mapping[str, str], *, method: str = "GET") -> Iter
         yield Answer(stream=response, status=response.status, headers=response.headers)
 
 
+def read_small(url: str, headers: Mapping[str, str], limit: int) -> bytes:
+    """Return the first `limit` bytes of an answer; asked for again where the server has trouble for a moment.
+
+    Raises:
+        UnreachableError, StatusError, CheckpointError: as `opened`.
+    """
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            with opened(url, headers) as answer:
+                return answer.stream.read(limit)
+        except StatusError as error:
+            if error.status not in RETRIED or tries == TRIES_WITHOUT_PROGRESS:
+                raise
+        except (UnreachableError, *_NETWORK_ERRORS) as error:
+            if tries == 2:
+                raise UnreachableError(f"{url}: no whole answer ({_reason(error)})") from error
+        time.sleep(WAIT_S * 2 ** (tries - 1))
+
+
 def download(
     url: str,
     path: Path,
@@ -147,10 +173,11 @@ def download(
     """Download a file to `path`, whole and right, or not at all.
 
     What came before the connection was cut, in this process or an earlier one, is kept beside it and continued.
+    Processes that download the same at once do not disturb each other.
 
     Args:
         url: of the file.
-        path: where it shall lie; one process at a time may write there.
+        path: where it shall lie.
         expected: what it must be.
         headers: of the request, such as Authorization.
         limit: the most bytes that are accepted.
@@ -159,9 +186,16 @@ def download(
     Raises:
         CheckpointError: the server cannot be reached, answers otherwise, or sends other bytes than it should.
     """
-    partial = path.with_name(f"{path.name}.clipmed-partial")
-    resumed = _size(partial) > 0
     request = _Request(headers, limit, progress, expected.size)
+    with claimed(path) as partial:
+        _complete(url, partial, expected, request)
+        sync(partial)
+        partial.replace(path)
+
+
+def _complete(url: str, partial: Path, expected: Expected, request: _Request) -> None:
+    """Fill the partial file, from where it ends, until it is what it must be."""
+    resumed = _size(partial) > 0
     _fill(url, partial, request)
     difference = expected.mismatch(partial)
     if difference and resumed:  # what an earlier process left may be of other bytes: once more, from the start
@@ -174,8 +208,6 @@ def download(
             f"{url} sent other bytes than it should: {difference}; they were thrown away. Try again; if it stays so, "
             "the server or a proxy on the way changes files"
         )
-    sync(partial)
-    partial.replace(path)
 
 
 def _fill(url: str, partial: Path, request: _Request) -> None:

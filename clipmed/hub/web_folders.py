@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import sys
+import tempfile
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,9 +32,11 @@ from clipmed.checkpoint_files import (
     read_sums,
 )
 from clipmed.errors import CheckpointError
-from clipmed.files import replace_folder, write_text
-from clipmed.hub.environment import is_offline, locked, own_cache
+from clipmed.files import replace_folder
+from clipmed.hub.environment import is_offline, own_cache
 from clipmed.hub.locations import Location
+from clipmed.hub.partials import claimed, left_overs, remove, write_shared
+from clipmed.hub.repositories import check_pin
 from clipmed.hub.transfer import (
     SMALL_BYTES_MAX,
     WEIGHTS_BYTES_MAX,
@@ -44,6 +46,7 @@ from clipmed.hub.transfer import (
     download,
     opened,
 )
+from clipmed.locks import locked
 
 LATEST_FILE = "latest.txt"
 SHOWN_AFTER_S = 2.0
@@ -111,9 +114,7 @@ def _cached(home: Path) -> Path | None:
 def _fetched(location: Location, home: Path) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     with locked(home / "lock"):
-        incoming = home / "incoming"
-        incoming.mkdir(exist_ok=True)
-        sums = _sums(location, incoming)
+        sums = _sums(location, home)
         remote = _remote_files(location, sums)
         if WEIGHTS_FILE not in remote or CONFIG_FILE not in remote:
             missing = CONFIG_FILE if CONFIG_FILE not in remote else WEIGHTS_FILE
@@ -121,30 +122,42 @@ def _fetched(location: Location, home: Path) -> Path:
                 f"{location} has no {missing}; give the URL of a checkpoint's folder: one with {CONFIG_FILE} and "
                 f"{WEIGHTS_FILE} (pickled weights are not read, since loading them can run code)"
             )
+        check_pin(location, sums.get(WEIGHTS_FILE))
         version = _version(sums, remote)
         folder = home / version
         if not (folder / CONFIG_FILE).is_file():
-            _download_all(location, remote, sums, home / f"{version}.partial")
-            check_sums(home / f"{version}.partial")
-            replace_folder(home / f"{version}.partial", folder)
-            for left in home.glob("*.partial"):  # of versions that are no more
-                shutil.rmtree(left)
-        write_text(home / "url.txt", location.name + "\n")
-        write_text(home / LATEST_FILE, version)
+            with claimed(folder) as partial:
+                _download_all(location, remote, sums, partial)
+                check_sums(partial)
+                _put(partial, folder)
+            for left in left_overs(home):  # of versions that are no more
+                remove(left)
+        write_shared(home / "url.txt", location.name + "\n")
+        write_shared(home / LATEST_FILE, version)
         return folder
 
 
-def _sums(location: Location, incoming: Path) -> dict[str, str]:
-    """Return the hashes that the folder's SHA256SUMS lists; empty where it has none."""
-    path = incoming / SUMS_FILE
-    path.unlink(missing_ok=True)
+def _put(partial: Path, folder: Path) -> None:
+    """Rename a whole folder to what it shall be called; on a disk without locks another process may be first."""
+    if (folder / CONFIG_FILE).is_file():
+        return
     try:
-        _get(location, SUMS_FILE, path, Expected(), lambda _: None)
-    except StatusError as error:
-        if error.status not in {403, 404, 410}:
-            raise CheckpointError(f"cannot fetch {location}: {error}") from error
-        return {}
-    return read_sums(incoming) or {}
+        replace_folder(partial, folder)
+    except OSError:
+        if not (folder / CONFIG_FILE).is_file():
+            raise
+
+
+def _sums(location: Location, home: Path) -> dict[str, str]:
+    """Return the hashes that the folder's SHA256SUMS lists; empty where it has none."""
+    with tempfile.TemporaryDirectory(dir=home) as incoming:
+        try:
+            _get(location, SUMS_FILE, Path(incoming) / SUMS_FILE, Expected(), lambda _: None)
+        except StatusError as error:
+            if error.status not in {403, 404, 410}:
+                raise CheckpointError(f"cannot fetch {location}: {error}") from error
+            return {}
+        return read_sums(Path(incoming)) or {}
 
 
 def _remote_files(location: Location, sums: Mapping[str, str]) -> dict[str, _Remote]:

@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipmed.checkpoint_config import HERE, is_hub_name, read_config
+from clipmed.checkpoint_config import is_hub_name, read_config
 from clipmed.checkpoint_files import (
     CARD_FILE,
     CONFIG_FILE,
+    HERE,
     SMALL_FILES,
+    TEXT_CONFIG_FILE,
     TOKENIZER_FILES,
     WEIGHTS_FILE,
+    check_sum,
     file_sha256,
     write_sums,
 )
 from clipmed.errors import CheckpointError, ConfigError
 from clipmed.files import atomic_folder, write_json, write_text
 from clipmed.hub import PICKLES, fetch_snapshot
-from clipmed.hub.locations import HUB_PREFIX, parse_location
+from clipmed.hub.locations import HUB_PREFIX, parse_location, split_sha256
 from clipmed.importing.card import import_card
 from clipmed.importing.published import (
     BY_LAYOUT,
@@ -42,7 +45,6 @@ if TYPE_CHECKING:
 
 SAFE_FILES = (WEIGHTS_FILE, "model.safetensors")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
-TEXT_CONFIG_FILE = "config.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,17 +52,21 @@ class Import:
     """What to convert, and what its files do not say."""
 
     source: str
-    """a file of weights, a folder, or hf-hub:org/name[@revision]"""
+    """a file of weights, a folder, or hf-hub:org/name[@revision]; each may end in #sha256=…"""
     out: Path
     """the checkpoint folder to write; one that is there is replaced only if it is a checkpoint"""
     layout: Layout = "auto"
+    """what the weights are of; auto: as the names of their tensors say"""
     model: str | None = None
     """a model config: shipped with clipmed, OpenCLIP's name, or a JSON file"""
     tokenizer: str | None = None
     """where the text tower's config and tokenizer are: a folder, or org/name of the hub"""
     license: str | None = None
     """of the weights, as the hub names it"""
+    sha256: str | None = None
+    """hex SHA-256 that the file of weights must have, checked before it is read; the source may end in it, too"""
     offline: bool | None = None
+    """use only what is on this machine; $HF_HUB_OFFLINE if not given"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +93,11 @@ def import_checkpoint(wanted: Import) -> Imported:
     """
     if wanted.out.exists() and not (wanted.out / CONFIG_FILE).is_file():
         raise ConfigError(f"out: {wanted.out} is there and no checkpoint; remove it first, or give another folder")
+    source, pin = split_sha256(wanted.source, wanted.sha256)
+    wanted = replace(wanted, source=source, sha256=pin)
     path, folder = _source_files(wanted)
+    if pin is not None:
+        check_sum(path, pin, "the file is another than the one that was pinned; it was not read")
     state = _read_state(path)
     family = _family(state, wanted.layout, path)
     known = _known(wanted)
@@ -212,12 +222,13 @@ def _config(
 
 def _model_name(family: Family, state: Mapping[str, torch.Tensor], known: Published | None) -> str:
     if family == "unimed":
-        width = len(state.get("visual.class_embedding", ()))
-        if width in UNIMED_MODELS:
-            return UNIMED_MODELS[width]
+        words = state.get("text_encoder.transformer.embeddings.word_embeddings.weight")
+        widths = (len(state.get("visual.class_embedding", ())), 0 if words is None else words.shape[-1])
+        if widths in UNIMED_MODELS:
+            return UNIMED_MODELS[widths]
         raise ConfigError(
-            f"model: the image tower has the width {width}; UniMed-CLIP's have "
-            f"{' and '.join(map(str, UNIMED_MODELS))}; give --model with a config that fits"
+            f"model: the image and text towers have the widths {widths}; known of UniMed-CLIP: "
+            f"{', '.join(map(str, UNIMED_MODELS))}; give --model with a config that fits"
         )
     if known is not None and known.model is not None:
         return known.model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipmed.cards import DISCLAIMER, NOT_SCORED, Card, hub_license, limits_section, use_section
@@ -23,14 +24,14 @@ def import_card(wanted: Import, known: Published | None, file: str, sha256: str)
     """
     license_name = hub_license(wanted.license) if wanted.license else known.license if known else None
     sections = {
-        "Use": use_section("this folder"),
+        "Use": use_section(),
         "Licences": _licences(license_name, known),
         "Training configuration": "Not trained here: its authors' publication says how.",
         "Scores": NOT_SCORED,
         "Limits of use": limits_section(),
         "Source": "\n".join(
             [
-                f"- from: {wanted.source}",
+                f"- from: {_name(wanted.source)}",
                 f"- file: {file}, sha256 {sha256}",
                 f"- command: `{_command(wanted)}`",
                 "- changed: names and layout of the tensors; their numbers are the source's",
@@ -52,8 +53,13 @@ def _licences(name: str | None, known: Published | None) -> str:
 
 
 def _command(wanted: Import) -> str:
-    words = ["clipmed", "import", wanted.source, "--layout", wanted.layout]
+    words = ["clipmed", "import", _name(wanted.source), "--layout", wanted.layout]
     for name in ("model", "tokenizer", "license"):
         if value := getattr(wanted, name):
-            words += [f"--{name}", value]
+            words += [f"--{name}", _name(value)]
     return shlex.join([*words, "--out", wanted.out.name])
+
+
+def _name(source: str) -> str:
+    """Return a file's or folder's name alone: its path is this machine's."""
+    return Path(source).resolve().name if Path(source).exists() else source

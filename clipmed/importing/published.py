@@ -19,8 +19,6 @@ from typing import Any, Literal
 Layout = Literal["auto", "openclip", "biomedclip", "unimed", "bmc-clip", "transformers"]
 Family = Literal["openclip", "unimed", "transformers"]
 
-BIOMED_BERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
@@ -75,8 +73,12 @@ FAMILIES: Mapping[str, Family] = {
     "unimed": "unimed",
     "transformers": "transformers",
 }
-# UniMed-CLIP's model configs by the width of the image tower.
-UNIMED_MODELS: Mapping[int, str] = {768: "clipmed_unimed_b16", 1024: "clipmed_unimed_l14_336"}
+# UniMed-CLIP's model configs by the widths of image and text tower.
+UNIMED_MODELS: Mapping[tuple[int, int], str] = {
+    (768, 768): "clipmed_unimed_b16",
+    (1024, 768): "clipmed_unimed_l14_336",
+    (1024, 1024): "clipmed_unimed_l14_336_large_text",
+}
 
 
 def openclip_config(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any] | None = None) -> dict[str, Any]:

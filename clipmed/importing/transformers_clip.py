@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from clipmed.checkpoint_config import check_no_code, read_json
 from clipmed.errors import CheckpointError
 from clipmed.importing.published import openclip_config
+from clipmed.importing.transformers_pixels import convert_processor
 
 if TYPE_CHECKING:
     import torch
 
 CONFIG_FILE = "config.json"
-PROCESSOR_FILE = "preprocessor_config.json"
 CLIP_VOCABULARY = 49408
 LEGACY_EOS = 2  # configs of before the end-of-text token was written down; the highest id is meant
 
@@ -63,10 +63,10 @@ def convert_config(folder: Path) -> tuple[dict[str, Any], bool]:
     """Return the content of open_clip_config.json, and whether the tokenizer is CLIP's own.
 
     Args:
-        folder: holds transformers' config.json, and perhaps preprocessor_config.json.
+        folder: holds transformers' config.json, and its image processor's.
 
     Raises:
-        CheckpointError: not a CLIP, or one with parts that OpenCLIP's has not.
+        CheckpointError: not a CLIP, or one with parts, or pixels, that OpenCLIP's has not.
     """
     path = folder / CONFIG_FILE
     config = read_json(path)
@@ -106,7 +106,7 @@ def convert_config(folder: Path) -> tuple[dict[str, Any], bool]:
     }
     text_cfg["mlp_ratio"] = text.intermediate_size / text.hidden_size
     model_cfg = {"embed_dim": whole.projection_dim, **activation, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
-    return openclip_config(model_cfg, _preprocess(folder)), own
+    return openclip_config(model_cfg, convert_processor(folder, vision.image_size)), own
 
 
 def _new_name(name: str) -> str | None:
@@ -168,14 +168,3 @@ def _check_ratio(vision: Any, text: Any, path: Path) -> None:
             raise CheckpointError(
                 f"{path}: hidden_size {config.hidden_size} is no multiple of {config.num_attention_heads} heads"
             )
-
-
-def _preprocess(folder: Path) -> dict[str, Any]:
-    path = folder / PROCESSOR_FILE
-    if not path.is_file():
-        return {}
-    given = read_json(path)
-    found = {"mean": given.get("image_mean"), "std": given.get("image_std")}
-    if given.get("resample", 3) == 2:  # Pillow's number of bilinear; 3 is bicubic
-        found["interpolation"] = "bilinear"
-    return {name: value for name, value in found.items() if value is not None}

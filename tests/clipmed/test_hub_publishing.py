@@ -9,12 +9,21 @@ import pytest
 
 import clipmed
 from clipmed.__main__ import main
-from clipmed.checkpoint_files import CALIBRATION_FILE, CARD_FILE, SUMS_FILE, WEIGHTS_FILE, checkpoint_digest
+from clipmed.checkpoint_files import (
+    CALIBRATION_FILE,
+    CARD_FILE,
+    CONFIG_FILE,
+    SUMS_FILE,
+    WEIGHTS_FILE,
+    check_sums,
+    checkpoint_digest,
+)
 from clipmed.errors import CheckpointError, ConfigError
 from clipmed.hub import resolve
 from clipmed.hub.publishing import Push, push
 from tests.clipmed.test_cards import row, scores
 from tests.clipmed.tiny import FULL_CARD, save_tiny
+from tests.clipmed.tiny_text_tower import bert_config, save_bert
 
 NAME = "org/new"
 # huggingface_hub 2.4 hands files to its HTTP client in a way that the client is about to drop.
@@ -33,8 +42,9 @@ def folder(original, tmp_path, monkeypatch):
 
 
 def calibration(digest):
-    numbers = dict.fromkeys(("logit_scale", "temperature", "ece_before", "ece_after", "nll_before", "nll_after"), 0.5)
-    return {**numbers, "num_images": 20, "labels": ["a", "b"], "checkpoint": digest, "at_bound": False}
+    names = ("logit_scale", "temperature", "ece_before", "ece_after", "nll_before", "nll_after", "nll_gain_error")
+    numbers = dict.fromkeys(names, 0.5) | {"schema": 2, "num_images": 20}
+    return {**numbers, "labels": ["a", "b"], "prompts": "0" * 64, "checkpoint": digest, "at_bound": False}
 
 
 def wanted(folder, **changes):
@@ -54,6 +64,40 @@ def test_a_pushed_checkpoint_is_the_one_that_is_pulled(local_hub, folder):
     assert f'clipmed.load("hf-hub:{NAME}")' in card
     assert "license: mit" in card
     assert clipmed.load(f"hf-hub:{NAME}", device="cpu").digest == checkpoint_digest(folder)
+
+
+def test_a_text_tower_is_called_as_its_repository_and_its_calibration_holds(local_hub, folder, tmp_path):
+    made = save_tiny(tmp_path / "made", config=bert_config(save_bert(tmp_path / "bert")), card=FULL_CARD)
+    digest = checkpoint_digest(made)
+    (made / CALIBRATION_FILE).write_text(json.dumps(calibration(digest)))
+    assert CONFIG_FILE in push(wanted(made)).sent
+    assert push(wanted(made)).sent == ()
+    pulled = resolve(f"hf-hub:{NAME}").folder
+    text = json.loads((pulled / CONFIG_FILE).read_text())["model_cfg"]["text_cfg"]
+    assert text["hf_model_name"] == text["hf_tokenizer_name"] == NAME
+    assert check_sums(pulled)
+    loaded = clipmed.load(f"hf-hub:{NAME}", device="cpu", offline=True)
+    assert loaded.digest == digest
+    assert loaded.calibration.checkpoint == digest
+    push(wanted(pulled, repository="org/copy"))
+    assert checkpoint_digest(resolve("hf-hub:org/copy").folder) == digest
+    (pulled / CONFIG_FILE).resolve().write_text((pulled / CONFIG_FILE).read_text().replace("mlp", "linear"))
+    assert checkpoint_digest(pulled) != digest
+
+
+@pytest.mark.parametrize("kind", ["hub", "web folder"])
+def test_a_text_tower_that_is_only_named_is_fetched_too(local_hub, tmp_path, kind):
+    bert = save_bert(tmp_path / "bert")
+    local_hub.add("org/bert", bert)
+    made = save_tiny(tmp_path / "made", config=bert_config(bert))
+    config = json.loads((made / CONFIG_FILE).read_text())
+    config["model_cfg"]["text_cfg"] |= {"hf_model_name": "org/bert", "hf_tokenizer_name": "org/bert"}
+    local_hub.commit("org/named", {CONFIG_FILE: json.dumps(config).encode(), WEIGHTS_FILE: made / WEIGHTS_FILE})
+    location = "hf-hub:org/named" if kind == "hub" else f"{local_hub.url}/files/org/named"
+    main(["pull", location])
+    seen = len(local_hub.seen)
+    assert clipmed.load(location, device="cpu", offline=True).embed_texts(["a lung"]).shape == (1, 16)
+    assert len(local_hub.seen) == seen
 
 
 def test_a_second_push_sends_nothing(local_hub, folder, caplog):
@@ -78,8 +122,24 @@ def test_branches_and_tags(local_hub, folder):
     assert repository.branches["next"] == repository.tags["v2"] == done.commit != repository.branches["main"]
     assert push(wanted(folder, branch="next", tag="v2")).commit == done.commit
     (folder / CARD_FILE).write_text(FULL_CARD + "\nEven more.\n")
-    with pytest.raises(ConfigError, match=r"tag: 'v2' names the commit .* already"):
-        push(wanted(folder, branch="next", tag="v2"))
+    num_commits = len(repository.commits)
+    for dry_run in (True, False):
+        with pytest.raises(ConfigError, match=r"tag: 'v2' names the commit .* already"):
+            push(wanted(folder, branch="next", tag="v2"), dry_run=dry_run)
+    with pytest.raises(ConfigError, match=r"tag: 'v2' names"):
+        push(wanted(folder, branch="third", tag="v2"))
+    assert len(repository.commits) == num_commits  # it is said before anything is sent
+    assert "third" not in repository.branches
+
+
+def test_a_new_branch_does_not_keep_what_does_not_belong(local_hub, folder, tmp_path):
+    """The hub makes branches from the main one: here with a text tower's files, which would be read."""
+    other = save_tiny(tmp_path / "other", config=bert_config(save_bert(tmp_path / "bert")), card=FULL_CARD)
+    push(wanted(other))
+    assert push(wanted(folder, branch="next"), dry_run=True).removed == push(wanted(folder, branch="next")).removed
+    assert not (local_hub.files_of(NAME, "next") & {"config.json", "tokenizer_config.json"})
+    assert {"config.json", "tokenizer_config.json"} <= local_hub.files_of(NAME, "main")
+    assert clipmed.load(f"hf-hub:{NAME}@next", device="cpu").digest == checkpoint_digest(folder)
 
 
 def test_files_that_are_gone_are_removed_and_pickles_never_sent(local_hub, folder):

@@ -117,3 +117,28 @@ def test_a_server_in_trouble_is_named(local_hub, url):
     local_hub.fail(SUMS_FILE, status=500, times=9)
     with pytest.raises(CheckpointError, match=r"cannot fetch .*HTTP 500"):
         fetch(url)
+
+
+def test_a_wrong_pin_is_found_before_the_weights_are_asked_for(local_hub, url):
+    with pytest.raises(CheckpointError, match=r"the weights are others .* nothing was downloaded"):
+        fetch(f"{url}#sha256={'0' * 64}")
+    assert not weights_requests(local_hub)
+
+
+def test_sums_that_change_while_files_come_are_found_out(local_hub, url, checkpoint):
+    lines = (checkpoint / SUMS_FILE).read_text().splitlines()
+    others = "".join(f"{'0' * 64}{line[64:]}\n" for line in lines)
+    local_hub.commit(NAME, {"others": others.encode()})
+    local_hub.fail(f"/{SUMS_FILE}")  # as it is: it is asked for first to see what there is
+    local_hub.fail(f"/{SUMS_FILE}", redirect=f"{url}/others")
+    with pytest.raises(CheckpointError, match="is not the file that it should be"):
+        fetch(url)
+    with pytest.raises(CheckpointError, match="is not in the cache"):
+        fetch(url, offline=True)
+
+
+def test_weights_come_last(local_hub, url):
+    fetch(url)
+    asked = [seen.path.rpartition("/")[2] for seen in local_hub.seen if seen.method == "GET"]
+    assert asked[-1] == WEIGHTS_FILE
+    assert "tokenizer.json" in asked

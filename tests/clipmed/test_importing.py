@@ -1,9 +1,9 @@
 """Published layouts converted: the same embeddings as the source's, complete folders, nothing run, nothing guessed."""
 
+import contextlib
 import json
 import os
 import pickle
-import shutil
 import zipfile
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from clipmed.importing.published import BY_LAYOUT, UNIMED_MODELS
 from clipmed.towers import ModelConfig, build_two_tower, model_config
 from tests.clipmed.tiny import TINY, save_tiny
 from tests.clipmed.tiny_text_tower import bert_config, save_bert
+from tests.clipmed.tiny_towers import checkpoint, native, scan
 
 TEXTS = ["a lung", "the mass of a slide"]
 
@@ -57,23 +58,12 @@ def same(model, folder, tokenizer=None):
         torch.testing.assert_close(loaded.model.encode_image(pixels), model.encode_image(pixels))
         torch.testing.assert_close(loaded.model.encode_text(tokens), model.encode_text(tokens))
         torch.testing.assert_close(loaded.model.logit_scale, model.logit_scale)
-        theirs, _ = open_clip.create_model_from_pretrained(f"local-dir:{for_openclip(folder)}")
+        with contextlib.chdir(folder):  # where a text tower's "." leads
+            theirs, _ = open_clip.create_model_from_pretrained("local-dir:.")
         theirs.eval()
         torch.testing.assert_close(theirs.encode_image(pixels), model.encode_image(pixels))
         torch.testing.assert_close(theirs.encode_text(tokens), model.encode_text(tokens))
     return True
-
-
-def for_openclip(folder):
-    """The folder, where OpenCLIP would look for the text tower at the hub a copy that says where it is."""
-    config = json.loads((folder / CONFIG_FILE).read_text())
-    text = config["model_cfg"]["text_cfg"]
-    if not text.get("hf_tokenizer_name"):
-        return folder
-    copy = Path(shutil.copytree(folder, folder.with_name(f"{folder.name}-copy")))
-    text.update({key: str(copy) for key in ("hf_model_name", "hf_tokenizer_name") if text.get(key)})
-    (copy / CONFIG_FILE).write_text(json.dumps(config))
-    return copy
 
 
 def as_unimed(two_tower):
@@ -121,7 +111,8 @@ def test_biomedclip_with_its_config_beside_it(tmp_path, bert, local_hub):
     assert missing(card, scores=False) == {}
 
 
-def test_unimed_by_its_names(tmp_path, bert):
+def test_unimed_by_its_names(tmp_path, bert, local_hub):
+    local_hub.add("microsoft/x", bert)  # where OpenCLIP looks for what is called so
     config = bert_config(bert) | {"quick_gelu": True}
     source = built(config, tmp_path)
     torch.save(as_unimed(source), tmp_path / "unimed_clip_vit_b16.pt")
@@ -138,13 +129,49 @@ def test_unimed_by_its_names(tmp_path, bert):
 
 
 def test_the_shipped_configs_of_unimed_have_its_sizes():
-    for width, name in UNIMED_MODELS.items():
+    for (width, text_width), name in UNIMED_MODELS.items():
         config = model_config(name)
         assert config["vision_cfg"]["width"] == width
+        assert ("BERT-large" if text_width == 1024 else "BERT-base") in config["text_cfg"]["hf_model_name"]
         assert config["quick_gelu"]
         assert config["text_cfg"]["hf_proj_type"] == "mlp"
         assert config["text_cfg"]["hf_pooler_type"] == "cls_last_hidden_state_pooler"
     assert model_config(BY_LAYOUT["bmc-clip"].model)["vision_cfg"]["width"] == 1024
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ((1024, 1024), r"BiomedNLP-BiomedBERT-large-uncased-abstract"),
+        ((1024, 768), r"BiomedNLP-BiomedBERT-base-uncased-abstract"),
+        ((512, 768), r"widths \(512, 768\); known of UniMed-CLIP: .*\(1024, 1024\); give --model"),
+    ],
+)
+def test_the_model_of_unimed_is_known_by_the_widths_of_its_towers(tmp_path, local_hub, widths, message):
+    words = "text_encoder.transformer.embeddings.word_embeddings.weight"
+    state = {"visual.class_embedding": torch.zeros(widths[0]), words: torch.zeros(3, widths[1])}
+    path = save_state(tmp_path / "unimed.pt", state)
+    with pytest.raises((CheckpointError, ConfigError), match=message):  # its text tower is asked for: an empty hub
+        import_checkpoint(Import(source=str(path), out=tmp_path / "out"))
+
+
+def test_a_pinned_file_is_not_read_where_it_is_another(tmp_path, capsys):
+    (tmp_path / "tiny.json").write_text(json.dumps(TINY))
+    path = save_state(tmp_path / "model.pt", plain(TINY).state_dict())
+    right = file_sha256(path)
+    arguments = ["--model", str(tmp_path / "tiny.json"), "--out", str(tmp_path / "out")]
+    main(["import", f"{path}#sha256={right}", *arguments])
+    main(["import", str(path), "--sha256", right, *arguments])
+    card = (tmp_path / "out" / CARD_FILE).read_text()
+    assert "- from: model.pt\n" in card
+    assert str(tmp_path) not in card  # a path of this machine
+    trace = tmp_path / "trace"
+    save_state(path, {"state_dict": Command(trace)})
+    for pinned in ([f"{path}#sha256={right}"], [str(path), "--sha256", right]):
+        with pytest.raises(SystemExit, match="another than the one that was pinned; it was not read"):
+            main(["import", *pinned, *arguments])
+    with pytest.raises(SystemExit, match="64 lower-case hex"):
+        main(["import", str(path), "--sha256", "abc", *arguments])
 
 
 def test_a_pickle_of_openclips_trainer(tmp_path):
@@ -189,6 +216,20 @@ def test_transformers_clip(tmp_path, safe, activation):
     torch.testing.assert_close(texts, expected.text_embeds)
     torch.testing.assert_close(loaded.model.logit_scale.detach(), source.logit_scale.detach())
     assert same(loaded.model, tmp_path / "out")
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+def test_what_was_exported_comes_back_the_same(tmp_path, mode):
+    """Weights, pixels and tokens: an export for transformers imported again."""
+    settings = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "resize_mode": mode, "interpolation": "bilinear"}
+    folder = checkpoint(tmp_path / "model", native(), **settings)
+    main(["export", str(folder), "--format", "transformers", "--out", str(tmp_path / "exported")])
+    import_checkpoint(Import(source=str(tmp_path / "exported"), out=tmp_path / "back"))
+    before, back = clipmed.load(folder, device="cpu"), clipmed.load(tmp_path / "back", device="cpu")
+    assert back.two_tower.pixels == before.two_tower.pixels
+    image = scan(height=90, width=60)
+    torch.testing.assert_close(back.embed_images([image]), before.embed_images([image]))
+    torch.testing.assert_close(back.embed_texts(TEXTS), before.embed_texts(TEXTS))
 
 
 class Command:
@@ -239,7 +280,7 @@ TINY_STATE = {"visual.conv1.weight": torch.zeros(1), "token_embedding.weight": t
         (
             {"visual.proj": torch.zeros(1), "text_encoder.x": torch.zeros(1)},
             {},
-            "model: the image tower has the width 0",
+            r"have the widths \(0, 0\)",
         ),
         ({"vision_model.x": torch.zeros(1), "text_model.y": torch.zeros(1)}, {}, "needs its config.json"),
     ],

@@ -14,12 +14,14 @@ from safetensors.torch import load_file, save_file
 import clipmed
 from clipmed.__main__ import main
 from clipmed.cards import missing, parse_card
-from clipmed.checkpoint_files import CALIBRATION_FILE, read_sums, write_sums
+from clipmed.checkpoint_files import CALIBRATION_FILE, read_sums, renamed_config, write_sums
 from clipmed.checkpoints import CONFIG_FILE, WEIGHTS_FILE, checkpoint_digest, save_checkpoint
 from clipmed.errors import CheckpointError, ConfigError
 from clipmed.files import sha256_file
 from clipmed.merging import interpolate, soup
 from clipmed.towers import ModelConfig, build_two_tower
+from tests.clipmed.tiny import save_tiny
+from tests.clipmed.tiny_text_tower import bert_config, save_bert
 
 TINY = {
     "embed_dim": 16,
@@ -122,17 +124,36 @@ def test_the_result_is_a_checkpoint_that_names_its_parents(parents, tmp_path):
     record = json.loads((out / "merge.json").read_text())
     assert record["method"] == "soup"
     assert record["parents"] == [
-        {"location": str(parent), "digest": checkpoint_digest(parent), "weight": weight}
+        {"location": "model", "commit": None, "digest": checkpoint_digest(parent), "weight": weight}
         for parent, weight in zip(parents, (0.75, 0.25), strict=False)
     ]
     card = (out / "README.md").read_text()
     assert card.count("\n---\n") == 1
-    assert f"| 0.75 | {parents[0]} | {checkpoint_digest(parents[0])} |" in card
-    assert "### Card of number 0" in card
+    assert f"| 0.75 | model | {checkpoint_digest(parents[0])} |" in card
+    assert all(f"## Card of parent {number + 1}, model\n\n### Card of number {number}\n" in card for number in (0, 1))
+    assert not [path for path in out.iterdir() if str(tmp_path).encode() in path.read_bytes()]  # of this machine
     assert "#### Data" in card
     assert set(missing(parse_card(card))) == {"Scores", "license"}
     assert "\n# a comment" in card
     assert checkpoint_digest(out) not in {checkpoint_digest(parent) for parent in parents}
+
+
+def test_a_published_parent_is_named_by_its_commit_and_its_text_tower_by_no_name(local_hub, tmp_path):
+    config = bert_config(save_bert(tmp_path / "bert"))
+    first, second = (save_tiny(tmp_path / f"tiny-{seed}", seed, config=config) for seed in (0, 1))
+    local_hub.add("org/first", first)
+    published = {CONFIG_FILE: renamed_config(first, "org/first").encode(), "SHA256SUMS": None}
+    commit = local_hub.commit("org/first", published)
+    out = interpolate("hf-hub:org/first", second, 0.5, tmp_path / "merged")
+    record = json.loads((out / "merge.json").read_text())["parents"]
+    assert [(parent["location"], parent["commit"]) for parent in record] == [
+        (f"hf-hub:org/first@{commit}", commit),
+        ("tiny-1", None),
+    ]
+    assert [parent["digest"] for parent in record] == [checkpoint_digest(first), checkpoint_digest(second)]
+    assert checkpoint_digest(interpolate(record[0]["location"], second, 0.5, tmp_path / "again")) == checkpoint_digest(
+        out
+    )
 
 
 def test_the_file_has_the_bytes_that_the_library_writes(parents, tmp_path):
