@@ -5,28 +5,29 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipmed.checkpoints import checkpoint_digest, load_checkpoint
+from clipmed.class_cache import ClassCache
 from clipmed.deferral import import_open_clip
 from clipmed.devices import AUTO, DType, check_dtype, compiler_errors, resolve_device
 from clipmed.errors import CheckpointError, ClipmedError
 from clipmed.hub import fetch
 from clipmed.inputs import SkippedImage, image_list, open_image
 from clipmed.inputs.batches import batches
+from clipmed.inputs.requests import check_batch_size, one_query, text_list
 from clipmed.labels import DEFAULT_TEMPLATES, label_prompts
 from clipmed.pixels import image_pixels
 from clipmed.towers import check_is_no_bare_name
-from clipmed.zeroshot import class_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
 
-    from clipmed.calibration import Calibration
+    from clipmed.calibration import Calibration, TemperatureSource
     from clipmed.inputs import ImageLike
     from clipmed.search import Hit, SearchIndex
     from clipmed.towers import TwoTower
@@ -42,10 +43,16 @@ class Classification:
     """Probabilities of one image over the labels given: softmax of scaled cosines. They sum to 1."""
 
     probabilities: dict[str, float]
+    """of each label, in the order given"""
     cosines: dict[str, float]
     """of the image with each label's prompts, before scale and softmax"""
-    calibrated: bool
-    """whether the scale is one fitted by `clipmed calibrate`, and not the one that training left"""
+    temperature: TemperatureSource
+    """whether the scale is the one that training left, or one that `clipmed calibrate` fitted, on which labels"""
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the scale was fitted on images of these labels, with these prompts."""
+        return self.temperature == "fitted"
 
     @property
     def label(self) -> str:
@@ -68,12 +75,15 @@ class ClipModel:
     ) -> None:
         model: Any = two_tower.model
         self.two_tower = two_tower
+        """OpenCLIP's model, its tokenizer and how it wants pixels"""
         self.location = location
         """where it was loaded from, as given"""
         self.dtype = dtype
+        """what embeddings are computed in; they are returned in float32"""
         self.calibration = calibration
         """what its probabilities are scaled by; None: by the scale that training left"""
         self._folder = folder
+        self._classes = ClassCache()
         self._encode_image, self._encode_text = model.encode_image, model.encode_text
         self.compiled = compiled
         """whether the towers run through torch.compile"""
@@ -111,6 +121,7 @@ class ClipModel:
         progress: bool = False,
         *,
         skipped: list[SkippedImage] | None = None,
+        frame: int | None = None,
     ) -> torch.Tensor:
         """Return unit-length embeddings of images, float32 on the CPU of shape (N, D).
 
@@ -120,6 +131,8 @@ class ClipModel:
             progress: show a bar on standard error.
             skipped: a list to which images that cannot be used are added, in order. They have no embedding: N is the
                 number of the others. Without it, the first one is an error.
+            frame: which frame, page or slice of files of several, from 0, the same of all; files of one have frame 0.
+                For others of each, give `clipmed.open_image(file, frame=…)`.
 
         Raises:
             ClipmedError: no images, or one that cannot be used.
@@ -131,7 +144,7 @@ class ClipModel:
         bar = tqdm(total=len(many), unit=" images", delay=2, disable=not progress, desc="embedding")
         parts = [torch.empty((0, self.embed_dim))]
         with bar:
-            for positions, rows in self.embed_batches(many, batch_size, skipped=skipped):
+            for positions, rows in self.embed_batches(many, batch_size, skipped=skipped, frame=frame):
                 parts.append(rows)
                 bar.update(positions[-1] + 1 - bar.n)
         return torch.cat(parts)
@@ -142,6 +155,7 @@ class ClipModel:
         batch_size: int = 64,
         *,
         skipped: list[SkippedImage] | None = None,
+        frame: int | None = None,
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Yield embeddings batch by batch: the places of its images in `images`, and their rows, as `embed_images`.
 
@@ -149,18 +163,17 @@ class ClipModel:
         """
         import torch
 
-        if batch_size < 1:
-            raise ClipmedError(f"batch_size: got {batch_size}; allowed: 1 or more")
-        for positions, pixels in batches(images, self.pixels, batch_size, skipped):
+        check_batch_size(batch_size)
+        for positions, pixels in batches(images, partial(self.pixels, frame=frame), batch_size, skipped):
             yield positions, self.embed_pixels(torch.stack(pixels))
 
-    def pixels(self, image: ImageLike) -> torch.Tensor:
+    def pixels(self, image: ImageLike, *, frame: int | None = None) -> torch.Tensor:
         """Return what the image tower takes of an image, float32 of shape (3, H, W); safe in several threads.
 
         Raises:
             ClipmedError: an image that cannot be used.
         """
-        return image_pixels(open_image(image), self.two_tower.pixels)
+        return image_pixels(open_image(image, frame=frame), self.two_tower.pixels)
 
     def embed_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return unit-length embeddings, float32 on the CPU of shape (N, D), of N stacked `pixels`, (N, 3, H, W)."""
@@ -170,13 +183,12 @@ class ClipModel:
         """Return unit-length embeddings of texts, float32 on the CPU of shape (N, D).
 
         Raises:
-            ClipmedError: no texts, or what is none.
+            ClipmedError: no texts, or one that is empty or no text.
         """
         import torch
 
-        many = [texts] if isinstance(texts, str) else list(texts)
-        if not many or not all(isinstance(text, str) for text in many):
-            raise ClipmedError(f"texts: got {many[:3]!r}; allowed: one text or a list of one or more")
+        check_batch_size(batch_size)
+        many = text_list(texts)
         tokenizer = self.two_tower.tokenizer
         starts = range(0, len(many), batch_size)
         tokens = (tokenizer(many[start : start + batch_size]) for start in starts)
@@ -212,10 +224,11 @@ class ClipModel:
         prompts = label_prompts(labels, templates)
         cosines = embeddings @ self.class_embeddings(prompts).T
         probabilities = (cosines * self.logit_scale).softmax(dim=-1).tolist()
+        temperature: TemperatureSource = "learned"
+        if self.calibration:
+            temperature = "fitted" if self.calibration.is_for(prompts) else "fitted on other labels"
         return [
-            Classification(
-                dict(zip(prompts, row, strict=True)), dict(zip(prompts, own, strict=True)), self.calibration is not None
-            )
+            Classification(dict(zip(prompts, row, strict=True)), dict(zip(prompts, own, strict=True)), temperature)
             for row, own in zip(probabilities, cosines.tolist(), strict=True)
         ]
 
@@ -281,36 +294,40 @@ class ClipModel:
             groups=list(groups) if groups is not None else [str(number) for number in range(len(truths))],
         )
         model: Any = self.two_tower.model
-        return calibrate(answers, names, float(model.logit_scale.detach().exp()), self.digest)
+        return calibrate(answers, prompts, float(model.logit_scale.detach().exp()), self.digest)
 
     def class_embeddings(self, prompts: Mapping[str, Sequence[str]]) -> torch.Tensor:
         """Return one unit-length row a label, shape (C, D): the mean of its prompts; see `zeroshot.class_rows`.
 
+        Rows are kept for labels that are asked for again, so weights are not to be changed in place.
+
         Raises:
             ClipmedError: two labels whose prompts are the same tokens to this model.
         """
-        seen: dict[tuple[tuple[int, ...], ...], str] = {}
-        for name, texts in prompts.items():
-            rows = sorted({tuple(row) for row in self.two_tower.tokenizer(list(texts)).tolist()})
-            other = seen.setdefault(tuple(rows), name)
-            if other != name:
-                raise ClipmedError(
-                    f"labels {other!r} and {name!r} are the same to this model, which reads the first "
-                    f"{self.two_tower.context_length} tokens of words that it knows; say them in other words"
-                )
-        return class_rows(prompts, self.embed_texts)
+        return self._classes.rows(prompts, self.two_tower.tokenizer, self._text_rows)
 
-    def search(self, query: ImageLike, index: SearchIndex, k: int = 10) -> list[Hit]:
-        """Return the images of an index that are nearest to a query.
+    def search(self, query: ImageLike, index: SearchIndex, k: int = 10, *, frame: int | None = None) -> list[Hit]:
+        """Return the images of an index that are nearest to a query; `index.search` takes several embedded ones.
 
         Args:
             query: a text, where it is a str; an image, where it is a Path or anything else.
             index: one that `clipmed index` made with this checkpoint.
             k: how many, the nearest first.
+            frame: of an image, as for `embed_images`.
+
+        Raises:
+            ClipmedError: several queries, a str that is the path of a file, or what embedding and `index.search` raise.
+            ConfigError: an index that another checkpoint built.
         """
         index.require_checkpoint(self.digest)
-        rows = self.embed_texts(query) if isinstance(query, str) else self.embed_images(query)
+        one = one_query(query)
+        rows = self.embed_texts(one) if isinstance(one, str) else self.embed_images(one, frame=frame)
         return index.search(rows, k)[0]
+
+    def _text_rows(self, tokens: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return torch.cat([self._unit(self._encode_text, part) for part in torch.split(tokens, TEXT_BATCH)])
 
     def _unit(self, encode: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
         """Return unit-length features of a batch, float32 on the CPU. Weights stay as they were saved."""
@@ -347,7 +364,9 @@ def load(  # noqa: PLR0913 (what a user may want to say of a model, in one call)
         location: a checkpoint folder; `hf-hub:org/name[@revision]`; OpenCLIP's MODEL:TAG; or the URL of a folder.
         device: where to run: auto (a GPU where there is one), cpu, cuda, cuda:1, mps.
         dtype: numbers to compute in. Embeddings are float32 in any case, and with bfloat16 or float16 close to it.
-        compile: compile both towers with torch.compile: the first batch takes a minute, later ones less.
+            float16 is for GPUs: on a CPU it takes several times as long as float32.
+        compile: compile both towers with torch.compile: the first batch takes a minute, and so may the first ones of
+            another size, as the last of many images often is. It pays for thousands of images.
         revision: branch, tag or commit of a hub repository.
         sha256: what the weights must hash to, in hex.
         offline: use only what is on this machine.

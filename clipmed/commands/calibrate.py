@@ -26,12 +26,12 @@ _COLUMNS = ("path", "label", "group")
 class Command(CheckpointOptions, ReadingOptions):
     """Fit a checkpoint's temperature on images with known labels, and keep it in the checkpoint's folder.
 
-    One number, by likelihood: it changes how sure probabilities are, never which label is first. `clipmed classify` and
-    `clipmed.load` use it from then on. It was fitted on these images and labels; on another task, or on another
-    hospital's images, probabilities may be as wrong as before. Take images that no score is computed on.
+    One number, by likelihood: it changes how sure probabilities are, never which label is first. From then on
+    clipmed.load and `clipmed classify` use it, and say so where labels or prompts are not these. On another task, or on
+    another hospital's images, probabilities may be as wrong as before. Take images that no score is computed on.
 
     The errors shown are of images that the fit had not seen: each half is measured at the scale of the other half. A
-    temperature that does not help there is not kept.
+    temperature that does not help there, by more than chance, is not kept: the exit status is 1.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional]
@@ -96,10 +96,20 @@ def run(command: Command) -> None:
     failed = {image.position for image in skipped or ()}
     used = wanted.only([place for place in range(len(wanted.paths)) if place not in failed])
     calibration = model.calibrate_embeddings(embeddings, used.truths, prompts, groups=used.groups)
-    if calibration.helps and not command.dry_run:
+    if not calibration.objection and not command.dry_run:
         calibration.save(Path(command.checkpoint))
     _print(calibration, command, left_out=len(found.paths) - len(wanted.paths))
     finish(skipped or [], len(wanted.paths))
+    if calibration.objection and not command.dry_run:
+        raise DataError(f"the temperature does not help, and is not kept{_stays(command)}")
+
+
+def _stays(command: Command) -> str:
+    """Say what stays in use where nothing new is kept."""
+    from clipmed.checkpoint_files import CALIBRATION_FILE
+
+    earlier = Path(command.checkpoint) / CALIBRATION_FILE
+    return f"; the earlier {earlier} stays in use: remove it to use training's own scale" if earlier.exists() else ""
 
 
 def labelled_images(images: Path) -> LabelledImages:
@@ -145,12 +155,12 @@ def _table(path: Path) -> list[dict[str, str]]:
 def _print(calibration: Calibration, command: Command, *, left_out: int) -> None:
     from clipmed.checkpoint_files import CALIBRATION_FILE
 
-    kept = str(Path(command.checkpoint) / CALIBRATION_FILE) if calibration.helps and not command.dry_run else None
-    why_not = "a dry run" if calibration.helps else "it does not help on images that it has not seen; give more"
+    file = str(Path(command.checkpoint) / CALIBRATION_FILE)
+    kept = None if calibration.objection or command.dry_run else file
     if command.json:
         from clipmed.configuration import to_dict
 
-        print_json(to_dict(calibration) | {"kept": kept, "left_out": left_out})
+        print_json(to_dict(calibration) | {"kept": kept, "objection": calibration.objection, "left_out": left_out})
         return
     print_facts(
         {
@@ -158,8 +168,11 @@ def _print(calibration: Calibration, command: Command, *, left_out: int) -> None
             + (f"; {left_out} of other labels left out" if left_out else ""),
             "temperature": f"{calibration.temperature:.4g} (above 1: the checkpoint was too sure)",
             "calibration error": f"{calibration.ece_before:.4f} before, {calibration.ece_after:.4f} after (held out)",
-            "log loss": f"{calibration.nll_before:.4f} before, {calibration.nll_after:.4f} after (held out)",
-            "kept in": kept or f"nothing: {why_not}",
+            "log loss": f"{calibration.nll_before:.4f} before, {calibration.nll_after:.4f} after (held out); "
+            f"the difference's standard error is {calibration.nll_gain_error:.4f}",
+            "kept in": kept or ("nothing: a dry run" if command.dry_run else "nothing"),
         }
     )
+    if calibration.objection:
+        print(f"It does not help: {calibration.objection}.")
     print("Fitted on these images and labels. On other tasks or sites, probabilities may be as wrong as before.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,17 @@ from clipmed.files import atomic_file
 from clipmed.labels import DEFAULT_TEMPLATES, label_prompts, read_prompts
 
 if TYPE_CHECKING:
-    from clipmed.api import Classification
+    from clipmed.api import Classification, ClipModel
     from clipmed.inputs import SkippedImage
 
 TABLES = (".csv", ".jsonl", ".parquet")
 _TOP_OF_MANY, _FEW = 5, 6
+_CAPTIONS = {
+    "learned": "Not calibrated probabilities over these labels.",
+    "fitted": "Calibrated probabilities over these labels.",
+    "fitted on other labels": "Probabilities over these labels at a temperature fitted on other labels or prompts: "
+    "not calibrated.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +48,12 @@ class Command(CheckpointOptions, ReadingOptions):
     """sentences with one {} for the label; a label's embedding is the mean over them"""
     top_k: int | None = None
     """show and write only so many labels an image, the most probable first; tables of many labels show 5"""
+    frame: int | None = None
+    """which frame, page or slice of files of several, from 0, the same of all; without it, such a file is an error"""
     out: Path | None = None
     """also write a table: .csv, .jsonl, or .parquet (which the extra `tables` brings)"""
     json: bool = False
-    """print JSON lines instead of a table"""
+    """print JSON lines instead of a table, each batch as soon as it is done"""
 
     def __post_init__(self) -> None:
         CheckpointOptions.__post_init__(self)
@@ -63,43 +72,80 @@ def run(command: Command) -> None:
 
     paths = image_files(command.images)
     prompts = label_prompts(read_prompts(command.prompts) if command.prompts else command.labels, command.templates)
-    if command.out is not None and command.out.suffix.lower() == ".parquet":
+    if command.out is not None:
+        _check_out(command.out)
+    model = load(command.checkpoint, command.device, dtype=command.dtype)
+    model.class_embeddings(prompts)  # labels that are wrong end the command before images are read
+    skipped: list[SkippedImage] = []
+    records = []
+    for path, outcome in zip(paths, _outcomes(command, model, paths, prompts, skipped), strict=True):
+        record = _record(path, outcome, command.top_k)
+        if command.json:
+            print_json(record)
+            sys.stdout.flush()  # for a reader behind a pipe
+        if command.out or not command.json:
+            records.append(record)
+    if command.out is not None:
+        _write(command.out, records, list(prompts))
+    if not command.json:
+        _print(records, list(prompts), command)
+    finish(skipped, len(paths))
+
+
+def _check_out(out: Path) -> None:
+    """Raise ConfigError where a table could not be written, before the work that it would hold."""
+    if out.suffix.lower() == ".parquet":
         from clipmed.extras import require
 
         require("pyarrow", "tables")
-    model = load(command.checkpoint, command.device, dtype=command.dtype)
-    skipped: list[SkippedImage] | None = [] if command.on_error == "skip" else None
-    embeddings = model.embed_images(paths, command.batch_size, progress=True, skipped=skipped)
-    failed = {image.position: image for image in skipped or ()}
-    results = iter(model.classify_embeddings(embeddings, prompts))
-    records = [
-        _failure(path, failed[place]) if place in failed else _record(path, next(results), command.top_k)
-        for place, path in enumerate(paths)
-    ]
-    if command.out is not None:
-        _write(command.out, records, list(prompts))
-    if command.json:
-        for record in records:
-            print_json(record)
-    else:
-        _print(records, list(prompts), command)
-    finish(list(failed.values()), len(paths))
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        wrong = "a folder" if out.is_dir() else f"a file in {folder}, which is no folder that may be written to"
+        raise ConfigError(f"out: got {out}, {wrong}; give another file")
 
 
-def _record(path: Path, result: Classification, top_k: int | None) -> dict[str, Any]:
-    kept = sorted(result.probabilities, key=result.probabilities.__getitem__, reverse=True)[:top_k]
-    names = kept if top_k else list(result.probabilities)
+def _outcomes(
+    command: Command,
+    model: ClipModel,
+    paths: Sequence[Path],
+    prompts: Mapping[str, Sequence[str]],
+    skipped: list[SkippedImage],
+) -> Iterator[Classification | SkippedImage]:
+    """Yield what became of each image, in order, batch by batch; images that are skipped are listed in `skipped`."""
+    from tqdm import tqdm
+
+    done = listed = 0
+    listing = skipped if command.on_error == "skip" else None
+    bar = tqdm(
+        total=len(paths), unit=" images", delay=2, desc="classifying", disable=command.json and sys.stdout.isatty()
+    )
+    with bar:
+        batches = model.embed_batches(paths, command.batch_size, skipped=listing, frame=command.frame)
+        for positions, rows in batches:
+            for position, result in zip(positions, model.classify_embeddings(rows, prompts), strict=True):
+                failed = skipped[listed : listed + position - done]
+                yield from failed
+                yield result
+                listed, done = listed + len(failed), position + 1
+            bar.update(done - bar.n)
+    yield from skipped[listed:]
+
+
+def _record(path: Path, outcome: Classification | SkippedImage, top_k: int | None) -> dict[str, Any]:
+    from clipmed.inputs import SkippedImage
+
+    if isinstance(outcome, SkippedImage):
+        return {"image": str(path), "error": outcome.reason}
+    kept = sorted(outcome.probabilities, key=outcome.probabilities.__getitem__, reverse=True)[:top_k]
+    names = kept if top_k else list(outcome.probabilities)
     return {
         "image": str(path),
-        "label": result.label,
-        "probabilities": {name: result.probabilities[name] for name in names},
-        "cosines": {name: result.cosines[name] for name in names},
-        "calibrated": result.calibrated,
+        "label": outcome.label,
+        "probabilities": {name: outcome.probabilities[name] for name in names},
+        "cosines": {name: outcome.cosines[name] for name in names},
+        "calibrated": outcome.calibrated,
+        "temperature": outcome.temperature,
     }
-
-
-def _failure(path: Path, image: SkippedImage) -> dict[str, Any]:
-    return {"image": str(path), "error": image.reason}
 
 
 def _print(records: Sequence[dict[str, Any]], labels: Sequence[str], command: Command) -> None:
@@ -120,8 +166,8 @@ def _print(records: Sequence[dict[str, Any]], labels: Sequence[str], command: Co
             shown = best[: command.top_k or _TOP_OF_MANY]
             cells = [", ".join(f"{escape(name)} {_number(record, name)}" for name in shown)]
         rows.append([escape(os.path.relpath(record["image"], folder)), *cells])
-    is_calibrated = any(record.get("calibrated") for record in records)
-    caption = f"{RESEARCH_ONLY} {'Calibrated' if is_calibrated else 'Not calibrated'} probabilities over these labels."
+    said = next((_CAPTIONS[record["temperature"]] for record in records if "error" not in record), "")
+    caption = f"{RESEARCH_ONLY} {said}"
     title = f"{escape(folder)}: probabilities by {escape(command.checkpoint)}"
     print_table(columns, rows, title=title, caption=caption)
 
@@ -140,7 +186,7 @@ def _number(record: dict[str, Any], name: str) -> str:
 
 
 def _write(path: Path, records: Sequence[dict[str, Any]], labels: Sequence[str]) -> None:
-    """Write records as JSON lines, or as a table: image, label, probability, calibrated, error, a column a label."""
+    """Write records as JSON lines, or as a table of the same with a column a label."""
     with atomic_file(path) as temporary:
         if path.suffix.lower() == ".jsonl":
             lines = (json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records)
@@ -156,7 +202,7 @@ def _write(path: Path, records: Sequence[dict[str, Any]], labels: Sequence[str])
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        kinds = {"image": pa.string(), "label": pa.string(), "calibrated": pa.bool_(), "error": pa.string()}
+        kinds = dict.fromkeys(("image", "label", "temperature", "error"), pa.string()) | {"calibrated": pa.bool_()}
         schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in rows[0]])
         pq.write_table(pa.Table.from_pylist(rows, schema), temporary)
 
@@ -168,6 +214,7 @@ def _row(record: dict[str, Any], labels: Sequence[str]) -> dict[str, Any]:
         "label": record.get("label"),
         "probability": probabilities.get(record.get("label")),
         "calibrated": record.get("calibrated"),
+        "temperature": record.get("temperature"),
         "error": record.get("error"),
         **{f"p: {name}": probabilities.get(name) for name in labels},
     }

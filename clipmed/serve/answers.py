@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipmed.api import ClipModel
+from clipmed.calibration import TemperatureSource
 from clipmed.errors import ConfigError
 from clipmed.labels import DEFAULT_TEMPLATES
 from clipmed.serve.limits import Limits
@@ -29,11 +30,15 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What one checkpoint says of an image; `scores` are in the order of the labels and sum to 1."""
+    """What one checkpoint says of an image; `scores` are in the order of the labels and sum to 1.
+
+    It is calibrated where its temperature was fitted on images of these labels, with these prompts.
+    """
 
     checkpoint: str
     label: str
     calibrated: bool
+    temperature: TemperatureSource
     scores: list[Score]
 
 
@@ -159,7 +164,14 @@ def classified(
             Score(label=label, probability=probability, cosine=result.cosines[label])
             for label, probability in result.probabilities.items()
         ]
-        results.append(Verdict(checkpoint=name, label=result.label, calibrated=result.calibrated, scores=scores))
+        verdict = Verdict(
+            checkpoint=name,
+            label=result.label,
+            calibrated=result.calibrated,
+            temperature=result.temperature,
+            scores=scores,
+        )
+        results.append(verdict)
     return Classified(width=picture.width, height=picture.height, results=results)
 
 

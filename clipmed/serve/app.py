@@ -9,6 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -18,14 +19,16 @@ import clipmed
 from clipmed.api import ClipModel
 from clipmed.errors import ClipmedError
 from clipmed.serve import answers
-from clipmed.serve.guard import Guard
+from clipmed.serve.guard import Guard, failure
 from clipmed.serve.limits import Limits, RefusedError
 from clipmed.serve.pictures import open_picture, preview_jpeg
-from clipmed.serve.questions import read_classes, read_count
+from clipmed.serve.questions import read_classes, read_number
 from clipmed.serve.uploads import IMAGE_FIELD, Form, read_form
 from clipmed.serve.workbench import Workbench
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from clipmed.search import SearchIndex
 
 T = TypeVar("T")
@@ -66,6 +69,8 @@ def app(
     )
     served.add_exception_handler(ClipmedError, _say)
     served.add_exception_handler(HTTPException, _say_status)
+    served.add_exception_handler(RequestValidationError, _say_invalid)
+    served.add_exception_handler(Exception, lambda _request, _error: failure())
     served.include_router(service.routes())
     return Guard(served, names, any_address=any_address)
 
@@ -88,10 +93,12 @@ class Service:
         router.add_api_route("/", self.page, include_in_schema=False)
         router.add_api_route("/static/{name}", self.file, include_in_schema=False)
         router.add_api_route("/api/checkpoints", self.checkpoints)
-        router.add_api_route("/api/classify", self.classify, methods=["POST"], openapi_extra=_form("labels", "prompts"))
-        router.add_api_route("/api/similar", self.similar, methods=["POST"], openapi_extra=_form("k"))
         router.add_api_route(
-            "/api/preview", self.preview, methods=["POST"], openapi_extra=_form(), response_class=Response
+            "/api/classify", self.classify, methods=["POST"], openapi_extra=_form("labels", "prompts", "frame")
+        )
+        router.add_api_route("/api/similar", self.similar, methods=["POST"], openapi_extra=_form("k", "frame"))
+        router.add_api_route(
+            "/api/preview", self.preview, methods=["POST"], openapi_extra=_form("frame"), response_class=Response
         )
         router.add_api_route("/api/thumbnails/{row}", self.thumbnail, response_class=Response)
         return router
@@ -121,7 +128,7 @@ class Service:
 
         def work(form: Form) -> answers.Classified:
             classes = read_classes(form.fields, self.limits)
-            return answers.classified(self.models, open_picture(form.image, self.limits), classes)
+            return answers.classified(self.models, self._picture(form), classes)
 
         return await self._worked(request, work)
 
@@ -132,15 +139,14 @@ class Service:
             raise RefusedError(404, "no index is served; start the server with --index FOLDER")
 
         def work(form: Form) -> answers.Similar:
-            count = read_count(form.fields, "k", DEFAULT_HITS, self.limits.hits)
-            picture = open_picture(form.image, self.limits)
-            return answers.similar(self.builder, self.models[self.builder], index, picture, count)
+            count = read_number(form.fields, "k", range(1, self.limits.hits + 1)) or DEFAULT_HITS
+            return answers.similar(self.builder, self.models[self.builder], index, self._picture(form), count)
 
         return await self._worked(request, work)
 
     async def preview(self, request: Request) -> Response:
         """Return an image as JPEG, for what browsers do not show, such as DICOM and TIFF."""
-        shown = await self._worked(request, lambda form: preview_jpeg(open_picture(form.image, self.limits)))
+        shown = await self._worked(request, lambda form: preview_jpeg(self._picture(form)))
         return Response(shown, media_type="image/jpeg")
 
     def thumbnail(self, row: int) -> Response:
@@ -148,6 +154,10 @@ class Service:
         if self.index is None or not self.index.has_thumbnails or not 0 <= row < len(self.index):
             raise HTTPException(404)
         return Response(self.index.thumbnail(row), media_type="image/jpeg")
+
+    def _picture(self, form: Form) -> Image.Image:
+        frame = read_number(form.fields, "frame", range(self.limits.frames))
+        return open_picture(form.image, self.limits, frame)
 
     async def _worked(self, request: Request, work: Callable[[Form], T]) -> T:
         """Read a form and return what `work` makes of it in a thread; given up when the client is gone."""
@@ -172,16 +182,25 @@ async def _disconnected(request: Request) -> None:
 
 def _say(_request: Request, error: Exception) -> Response:
     """Answer an error of the input with its message."""
-    status, headers = 422, {}
-    if isinstance(error, RefusedError):
-        status = error.status
-        headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-    return JSONResponse({"error": str(error)}, status, headers)
+    if not isinstance(error, RefusedError):
+        return JSONResponse({"error": str(error)}, 422)
+    content: dict[str, Any] = {"error": str(error)}
+    if error.num_frames is not None:
+        content["frames"] = error.num_frames
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    return JSONResponse(content, error.status, headers)
 
 
 def _say_status(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+def _say_invalid(_request: Request, error: Exception) -> Response:
+    """Answer a part of an address, such as a row, that is of a wrong form."""
+    assert isinstance(error, RequestValidationError)
+    wrong = error.errors()[0]
+    return JSONResponse({"error": f"{wrong['loc'][-1]}: got {str(wrong['input'])[:40]!r}; {wrong['msg']}"}, 422)
 
 
 def _page_files() -> dict[str, bytes]:

@@ -52,6 +52,11 @@ def own_names(host: str) -> frozenset[str]:
     return frozenset(names)
 
 
+def failure() -> JSONResponse:
+    """Return the answer to a request that the server failed on."""
+    return JSONResponse({"error": "the server failed on this request; its log says where"}, 500)
+
+
 class Guard:
     """ASGI middleware around the whole application.
 
@@ -80,8 +85,8 @@ class Guard:
                     headers[name] = value
             await send(message)
 
-        answer: ASGIApp = self._refusal(scope) or self.app
         try:
+            answer: ASGIApp = self._refusal(scope) or self.app
             await answer(scope, receive, send_guarded)
         except ClientDisconnect:
             return
@@ -89,8 +94,7 @@ class Guard:
             frames = "".join(traceback.format_tb(error.__traceback__))
             _log.error("%s while answering %s\n%s", type(error).__name__, scope["method"], frames)
             if not is_started:
-                failed = JSONResponse({"error": "the server failed on this request; its log says where"}, 500)
-                await failed(scope, receive, send_guarded)
+                await failure()(scope, receive, send_guarded)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)
@@ -124,5 +128,5 @@ def _is_same_origin(headers: Headers, host: str) -> bool:
     """Whether a request is of this server's page, or of a program, which sends no origin."""
     origin = headers.get("origin")
     if origin is not None:
-        return urlsplit(origin).netloc.lower() == host.lower()
+        return origin.lower().partition("://")[2] == host.lower()
     return headers.get("sec-fetch-site", "none") in {"none", "same-origin"}

@@ -12,10 +12,14 @@ MEGABYTE = 1_000_000
 class RefusedError(ClipmedError):
     """A request that is not answered, with its HTTP status; the message goes to the client."""
 
-    def __init__(self, status: int, message: str, *, retry_after_s: int | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, retry_after_s: int | None = None, num_frames: int | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s
+        self.num_frames = num_frames
+        """of the image, where the request must choose one of them"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +41,8 @@ class Limits:
     """of one label, and of one prompt"""
     prompts: int = 20
     """of one label"""
+    frames: int = 1_000_000
+    """of one file; the last one that can be asked for is before it"""
     hits: int = 48
     """similar images of one answer"""
     working: int = 1

@@ -6,7 +6,7 @@ import io
 
 from PIL import Image
 
-from clipmed.errors import ImageError
+from clipmed.errors import FramesError, ImageError
 from clipmed.inputs import InputLimits, open_image
 from clipmed.inputs.formats import is_known
 from clipmed.serve.limits import Limits, RefusedError
@@ -15,16 +15,20 @@ PREVIEW_SIDE = 1024
 _QUALITY = 85
 
 
-def open_picture(image: bytes, limits: Limits) -> Image.Image:
-    """Return an encoded image as RGB.
+def open_picture(image: bytes, limits: Limits, frame: int | None = None) -> Image.Image:
+    """Return an encoded image as RGB, or one frame of it.
 
     Raises:
         RefusedError: 415 it is not of a format that is read, whatever its name and type said; 422 it is damaged, of
-            several frames, or too large when decoded.
+            several frames of which none was chosen, or too large when decoded.
     """
     try:
-        return open_image(image, InputLimits(max_pixels=limits.pixels, max_bytes=limits.upload_bytes))
+        return open_image(image, InputLimits(max_pixels=limits.pixels, max_bytes=limits.upload_bytes), frame=frame)
     except ImageError as error:
+        if isinstance(error.__cause__, FramesError):
+            count = error.__cause__.num_frames
+            several = f"the image has {count} frames or pages; choose one by the field frame, from 0 to {count - 1}"
+            raise RefusedError(422, several, num_frames=count) from error
         raise RefusedError(
             422 if is_known(image) or not image else 415, f"image: {error.__cause__ or error}"
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,17 +33,20 @@ def read_classes(fields: Mapping[str, Sequence[str]], limits: Limits) -> dict[st
     return label_prompts(label_prompts(labels) | own)
 
 
-def read_count(fields: Mapping[str, Sequence[str]], name: str, default: int, most: int) -> int:
-    """Return a whole number from 1 to `most`.
+def read_number(fields: Mapping[str, Sequence[str]], name: str, allowed: range) -> int | None:
+    """Return the whole number of a field, of those allowed; None where the field is not there, or empty.
 
     Raises:
         RefusedError: 422, something else.
     """
     given = [value.strip() for value in fields.get(name, ()) if value.strip()]
     if not given:
-        return default
-    if len(given) > 1 or not (given[0].isascii() and given[0].isdecimal() and 1 <= int(given[0][:9]) <= most):
-        raise RefusedError(422, f"{name}: got {given[0][:40]!r}; allowed: one whole number from 1 to {most}")
+        return None
+    if len(given) > 1 or not re.fullmatch("[0-9]{1,9}", given[0]) or int(given[0]) not in allowed:
+        said = ", ".join(given)[:40]
+        raise RefusedError(
+            422, f"{name}: got {said!r}; allowed: one whole number from {allowed.start} to {allowed.stop - 1}"
+        )
     return int(given[0])
 
 

@@ -13,6 +13,7 @@ from tests.clipmed.pictures import encoded, picture, several
 from tests.clipmed.tiny import tiny_checkpoint
 
 LABELS = ["a lung", "a skull"]
+NAMES = ["image", "label", "probability", "calibrated", "temperature", "error"]
 MANY = ["a", "b", "c", "d", "e", "f", "g", "h"]
 
 
@@ -107,7 +108,7 @@ def test_tables_hold_what_is_printed(checkpoint, folder, tmp_path, capsys, endin
     else:
         with out.open(newline="") as stream:
             rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == ["image", "label", "probability", "calibrated", "error", "p: a lung", "p: a skull"]
+    assert list(rows[0]) == [*NAMES, "p: a lung", "p: a skull"]
     for row, record in zip(rows, printed, strict=True):
         assert row["image"] == record["image"]
         assert (row["error"] or None) == record.get("error")
@@ -139,11 +140,57 @@ def test_the_table_for_people_names_labels_and_says_what_it_is(checkpoint, folde
         (["--labels", "a", "b", "--templates", "an image"], "a template needs one"),
         (["--labels", "a", "b", "--device", "cuda:97"], "'cuda:97' is not there"),
         (["--prompts", "absent.yaml"], "absent.yaml is not readable"),
+        (["--labels", "a", "b", "--out", "{here}/folder.csv"], "folder.csv, a folder; give another file"),
+        (["--labels", "a", "b", "--out", "{here}/file/out.csv"], "which is no folder that may be written to"),
     ],
 )
-def test_wrong_requests_end_with_one_line(checkpoint, folder, args, message):
+def test_wrong_requests_end_with_one_line_before_images_are_read(checkpoint, folder, tmp_path, args, message):
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file").touch()
+    (folder / "0.png").write_bytes(b"not read")
+    args = [arg.replace("{here}", str(tmp_path)) for arg in args]
     with pytest.raises(SystemExit, match=message):
         main(["classify", str(folder), "--checkpoint", str(checkpoint), *args])
+
+
+def test_labels_that_are_one_to_the_model_end_it_before_images_are_read(checkpoint, folder):
+    (folder / "0.png").write_bytes(b"not read")
+    words = " ".join(["x"] * 30)
+    with pytest.raises(SystemExit, match="are the same to this model"):
+        classify(checkpoint, folder, "--labels", f"{words} left", f"{words} right")
+
+
+def test_lines_come_batch_by_batch(checkpoint, folder, capsys):
+    (folder / "2.png").write_bytes(b"not one")
+    with pytest.raises(SystemExit, match=r"2\.png"):
+        classify(checkpoint, folder, "--labels", *LABELS, "--json", "--batch-size", 1)
+    assert [record["image"] for record in lines(capsys)] == [str(folder / "0.png"), str(folder / "1.png")]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_images_that_are_skipped_keep_their_places(checkpoint, folder, capsys, batch_size):
+    bad = [0, 1, 4, 5, 8]
+    for number in range(9):
+        (folder / f"{number}.png").write_bytes(b"" if number in bad else encoded(picture(seed=number), "PNG"))
+    with pytest.raises(SystemExit):
+        classify(checkpoint, folder, "--labels", *LABELS, "--json", "--on-error", "skip", "--batch-size", batch_size)
+    records = lines(capsys)
+    assert [record["image"] for record in records] == [str(folder / f"{number}.png") for number in range(9)]
+    assert [place for place, record in enumerate(records) if "error" in record] == bad
+    good = [path for number, path in enumerate(sorted(folder.iterdir())) if number not in bad]
+    expected = clipmed.load(checkpoint, "cpu").classify(good, LABELS)
+    found = [record["cosines"] for record in records if "error" not in record]
+    assert found == [pytest.approx(result.cosines, abs=1e-6) for result in expected]
+
+
+def test_a_frame_of_files_of_several_can_be_asked_for(checkpoint, folder, capsys):
+    (folder / "1.png").write_bytes(several("GIF"))
+    classify(checkpoint, folder / "1.png", "--labels", *LABELS, "--json", "--frame", 2)
+    (record,) = lines(capsys)
+    third = clipmed.open_image(folder / "1.png", frame=2)
+    assert record["cosines"] == pytest.approx(clipmed.load(checkpoint, "cpu").classify(third, LABELS)[0].cosines)
+    with pytest.raises(SystemExit, match="no frame 3; it has 3, from 0"):
+        classify(checkpoint, folder / "1.png", "--labels", *LABELS, "--frame", 3)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 // The page: what is chosen and typed, when the server is asked, and what is shown meanwhile.
 
 import * as server from "./server.js";
-import { element, hideAnswers, megabytes, reveal, showFacts, showResults, showSimilar, summary } from "./view.js";
+import {
+  element, hideAnswers, megabytes, offerFrames, reveal, showFacts, showResults, showSimilar, summary,
+} from "./view.js";
 
 const EXAMPLES = {
   "Kind of image": [
@@ -18,6 +20,7 @@ const EXAMPLES = {
 const facts = server.facts();
 const state = { image: null, asking: null, previewing: null, hasSimilarOf: null };
 
+const picture = () => ({ image: state.image, frame: element("frame").value });
 const lines = (id) => element(id).value.split("\n").map((line) => line.trim()).filter(Boolean);
 
 function say(message) {
@@ -36,36 +39,40 @@ async function take(files) {
   }
   state.image = image;
   hideAnswers();
-  preview(image);
+  offerFrames(0);
+  preview();
   ask();
 }
 
-function preview(image) {
+function preview() {
   state.previewing?.abort();
   state.previewing = new AbortController();
   const { signal } = state.previewing;
-  const picture = element("preview");
+  const { image, frame } = picture();
+  const shown = element("preview");
   const show = (blob) => {
-    URL.revokeObjectURL(picture.src);
-    picture.src = URL.createObjectURL(blob);
+    URL.revokeObjectURL(shown.src);
+    shown.src = URL.createObjectURL(blob);
   };
-  picture.alt = `The image chosen: ${image.name}`;
+  shown.alt = `The image chosen: ${image.name}${frame && `, frame ${frame}`}`;
   const isShown = (isIt) => {
-    picture.hidden = !isIt;
+    shown.hidden = !isIt;
     element("no-preview").hidden = isIt;
   };
-  picture.onload = () => isShown(true);
-  picture.onerror = async () => { // perhaps a format that the browser does not know and the server does
-    picture.onerror = null;
+  const askServer = async () => {
+    shown.onerror = null;
     isShown(false);
-    const made = await server.preview(image, signal).catch(() => null);
+    const made = await server.preview({ image, frame }, signal).catch(() => null);
     if (made && !signal.aborted) show(made);
   };
+  shown.onload = () => isShown(true);
+  shown.onerror = askServer; // perhaps a format that the browser does not know and the server does
   element("chosen-name").textContent = image.name;
   element("chosen").hidden = false;
   element("invitation").hidden = true;
   element("well").classList.add("filled");
-  show(image);
+  if (frame) askServer();
+  else show(image);
 }
 
 // {label: prompts} of the lines `label: a prompt | another`; a label may hold a colon itself.
@@ -91,8 +98,8 @@ async function ask() {
   try {
     const { index, checkpoints } = await facts;
     const labels = lines("labels");
-    const work = [server.classify(state.image, labels, ownPrompts(labels), asking.signal)];
-    if (index && state.hasSimilarOf !== state.image) work.push(server.similar(state.image, asking.signal));
+    const work = [server.classify(picture(), labels, ownPrompts(labels), asking.signal)];
+    if (index && state.hasSimilarOf !== state.image) work.push(server.similar(picture(), asking.signal));
     const [classified, similar] = await Promise.all(work);
     showResults(classified.results, checkpoints);
     if (similar) {
@@ -109,6 +116,7 @@ async function ask() {
     hideAnswers();
     element("status").textContent = "";
     say(error.message);
+    if (error.frames) offerFrames(error.frames);
   } finally {
     if (state.asking === asking) busy(false);
   }
@@ -151,6 +159,11 @@ function listenForImages() {
     if (!hasFiles(event)) return;
     event.preventDefault();
     take([...event.dataTransfer.files]);
+  });
+  element("frame").addEventListener("change", () => {
+    state.hasSimilarOf = null;
+    preview();
+    ask();
   });
   window.addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];

@@ -22,11 +22,19 @@ export function showFacts(facts) {
     ...facts.templates.flatMap((template, number) => [number ? ", " : "", made("code", "", template)]), "."
   );
   element("served").replaceChildren(
-    ...facts.checkpoints.map((one) => made("li", "", `${one.name} · ${one.calibration ? "calibrated" : "not calibrated"}`))
+    ...facts.checkpoints.map((one) => made("li", "", `${one.name} · ${calibratedFor(one.calibration)}`))
   );
   element("privacy").textContent =
     `Images go to the clipmed server at ${location.host} and nowhere else. It holds them in memory while it works on ` +
     "them, and neither stores nor logs them.";
+}
+
+function calibratedFor(calibration) {
+  return calibration ? `calibrated for ${few(calibration.labels)}` : "not calibrated";
+}
+
+function few(labels) {
+  return labels.slice(0, 4).join(", ") + (labels.length > 4 ? ", …" : "");
 }
 
 export function showResults(results, checkpoints) {
@@ -47,6 +55,16 @@ export function showSimilar(found, index) {
     "alike in diagnosis.";
   element("hits").replaceChildren(...found.hits.map(hit));
   element("similar").hidden = false;
+}
+
+// Ask which frame of a file of several is meant; 0 is a file of one, or one that the server has not looked at.
+export function offerFrames(count) {
+  const field = element("frame");
+  if (!count) field.value = "";
+  else field.max = count - 1;
+  element("frames").hidden = !count;
+  element("frame-help").textContent = count ? `0 to ${count - 1}` : "";
+  if (count) field.focus();
 }
 
 export function hideAnswers() {
@@ -79,24 +97,32 @@ function card(result, order, calibration) {
   const scores = new Map(result.scores.map((score) => [score.label, score]));
   const ranked = order.map((label) => scores.get(label));
   const head = made("header");
-  head.append(made("h3", "", result.checkpoint), badge(calibration));
+  head.append(made("h3", "", result.checkpoint), badge(result));
   const bars = made("ul", "bars");
   bars.append(...ranked.map((score) => bar(score, score.label === result.label)));
   const whole = made("article", "card");
   whole.dataset.checkpoint = result.checkpoint;
-  whole.append(head, bars, made("p", "help", calibrationNote(calibration)), cosines(ranked));
+  whole.append(head, bars, made("p", "help", calibrationNote(result, calibration)), cosines(ranked));
   return whole;
 }
 
-function badge(calibration) {
-  return made("span", calibration ? "badge calibrated" : "badge", calibration ? "Calibrated" : "Not calibrated");
+function badge({ temperature }) {
+  const [kind, said] = {
+    learned: ["badge", "Not calibrated"],
+    fitted: ["badge calibrated", "Calibrated"],
+    "fitted on other labels": ["badge elsewhere", "Fitted on other labels"],
+  }[temperature];
+  return made("span", kind, said);
 }
 
-function calibrationNote(calibration) {
-  if (!calibration) return "Nobody has fitted its temperature on labelled images: it may be far too sure, or not sure enough.";
-  const few = calibration.labels.slice(0, 4).join(", ") + (calibration.labels.length > 4 ? ", …" : "");
-  return `Its temperature was fitted on ${calibration.images} images of ${few}. On other images or labels its ` +
-    "percentages may be as wrong as before.";
+function calibrationNote({ temperature }, calibration) {
+  if (temperature === "learned") {
+    return "Nobody has fitted its temperature on labelled images: it may be far too sure, or not sure enough.";
+  }
+  const fitted = `Its temperature was fitted on ${calibration.images} images of ${few(calibration.labels)}`;
+  return temperature === "fitted"
+    ? `${fitted}. On other images its percentages may be as wrong as before.`
+    : `${fitted}: other labels than these, or other prompts. Here its percentages may be as wrong as before.`;
 }
 
 function bar({ label, probability }, isBest) {

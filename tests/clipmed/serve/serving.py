@@ -16,11 +16,19 @@ from pathlib import Path
 import httpx
 import numpy as np
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 REPOSITORY = Path(__file__).parents[3]
 # An audit hook sees every file that Python opens, wherever: what would write fails from the first answer on.
 PROGRAM = """
-import os, sys
+import os, sys, threading
+
+def end_with_the_tests():
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+threading.Thread(target=end_with_the_tests, daemon=True).start()  # however they end: then standard input does
 from clipmed.__main__ import main
 from clipmed.serve import server
 
@@ -73,7 +81,13 @@ def serving(log: Path, *arguments: str, prefix: Sequence[str] = ()) -> Iterator[
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+            command,
+            cwd=REPOSITORY,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
         ) as process,
     ):
         try:
@@ -87,6 +101,11 @@ def serving(log: Path, *arguments: str, prefix: Sequence[str] = ()) -> Iterator[
 
 def noise(width: int = 70, height: int = 50, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def dicom(name: str) -> bytes:
+    """The bytes of a file that pydicom brings."""
+    return Path(str(get_testdata_file(name))).read_bytes()
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **settings: object) -> bytes:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import clipmed
 from clipmed.api import DEFAULT_TEMPLATES
 from clipmed.search import SearchIndex
-from tests.clipmed.serve.conftest import INDEXED, UPLOAD_MB
+from clipmed.serve.pictures import preview_jpeg
+from tests.clipmed.serve.conftest import INDEXED, KINDS, UPLOAD_MB
 from tests.clipmed.serve.serving import encoded, noise
 
 LABELS = ["a lung", "a skull: lateral", "Brustkorb, geröntgt"]
@@ -30,8 +32,15 @@ def test_classify_answers_what_each_checkpoint_says(server, models):
             assert score["probability"] == pytest.approx(expected.probabilities[score["label"]], abs=1e-6)
             assert score["cosine"] == pytest.approx(expected.cosines[score["label"]], abs=1e-6)
         assert result["label"] == expected.label
-        assert result["calibrated"] is (result["checkpoint"] == "second")
+        assert (result["calibrated"], result["temperature"]) == (False, expected.temperature)
+    assert [result["temperature"] for result in answer["results"]] == ["learned", "fitted on other labels"]
     assert answer["results"][0]["scores"] != answer["results"][1]["scores"]
+
+
+def test_calibrated_is_said_of_the_labels_that_were_fitted_alone(server):
+    answer = server.post("api/classify", encoded(noise()), labels=KINDS).raise_for_status().json()
+    said = [(result["calibrated"], result["temperature"]) for result in answer["results"]]
+    assert said == [(False, "learned"), (True, "fitted")]
 
 
 def test_labels_may_be_lines_or_fields(server):
@@ -70,7 +79,15 @@ def test_similar_answers_all_where_the_index_has_fewer(server):
 
 @pytest.mark.parametrize("row", [str(INDEXED), "-1", "99999999999999999999", "x", "../api/checkpoints%00"])
 def test_a_thumbnail_that_is_not_there_is_not_found(server, row):
-    assert httpx.get(f"{server.url}api/thumbnails/{row}").status_code in {404, 422}
+    answer = httpx.get(f"{server.url}api/thumbnails/{row}")
+    assert answer.status_code in {404, 422}
+    assert list(answer.json()) == ["error"]
+
+
+def test_a_row_that_is_no_number_is_said(server):
+    answer = httpx.get(f"{server.url}api/thumbnails/{'x' * 100}")
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith(f"row: got '{'x' * 40}'; Input should be a valid integer")
 
 
 def test_checkpoints_tells_what_is_served(server, models):
@@ -122,6 +139,7 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(checked)
 
 
+ANIMATED = encoded(noise(), "GIF", save_all=True, append_images=[noise(seed=1)])
 WRONG = {
     "empty": (b"", 422, "0 bytes"),
     "text": (b"hello world, I am no image", 415, "no image"),
@@ -129,10 +147,42 @@ WRONG = {
     "drawing": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 415, "SVG"),
     "document": (b"%PDF-1.7 ...", 415, "PDF"),
     "cut": (encoded(noise())[:-900], 422, "image:"),
-    "animated": (encoded(noise(), "GIF", save_all=True, append_images=[noise(seed=1)]), 422, "2 frames"),
+    "animated": (ANIMATED, 422, "the image has 2 frames or pages; choose one by the field frame, from 0 to 1"),
     "bomb": (bomb(60_000, 60_000), 422, "60000x60000 pixels; allowed: 50000000"),
     "strip": (bomb(1, 6000), 422, "1x6000"),
 }
+
+
+def test_a_frame_of_a_file_of_several_is_taken(server, models, index_folder):
+    assert server.post("api/classify", ANIMATED, labels=LABELS).json()["frames"] == 2
+    assert "frames" not in server.post("api/classify", b"", labels=LABELS).json()
+    second = clipmed.open_image(ANIMATED, frame=1)
+    answer = server.post("api/classify", ANIMATED, labels=LABELS, frame=" 1 ").raise_for_status().json()
+    (expected,) = models["first"].classify(second, LABELS)
+    assert [score["cosine"] for score in answer["results"][0]["scores"]] == pytest.approx(
+        list(expected.cosines.values()), abs=1e-6
+    )
+    answer = server.post("api/similar", ANIMATED, frame=1, k=1).raise_for_status().json()
+    (found,) = SearchIndex.open(index_folder).search(models["first"].embed_images(second), 1)
+    assert answer["hits"][0]["score"] == pytest.approx(found[0].score, abs=1e-6)
+    shown = server.post("api/preview", ANIMATED, frame=1).raise_for_status()
+    assert shown.content == preview_jpeg(second)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        ("2", "no frame 2; it has 2, from 0"),
+        ("-1", "got '-1'; allowed: one whole number from 0 to 999999"),
+        ("1.5", "got '1.5'"),
+        ("9" * 5000, "allowed: one whole number"),
+        (["0", "1"], "got '0, 1'; allowed: one"),
+    ],
+)
+def test_frames_that_are_not_there_are_refused(server, frame, message):
+    for path in ("api/classify", "api/similar", "api/preview"):
+        answer = server.post(path, ANIMATED, labels=["a", "b"], frame=frame)
+        assert (answer.status_code, message in answer.json()["error"]) == (422, True), answer.text
 
 
 @pytest.mark.parametrize("path", ["api/classify", "api/similar", "api/preview"])
@@ -169,7 +219,9 @@ def test_questions_out_of_bounds_are_refused(server, fields, status, message):
     assert (answer.status_code, message in answer.json()["error"]) == (status, True), answer.text
 
 
-@pytest.mark.parametrize("k", ["0", "49", "-1", "4.5", "four", "9" * 5000, "٤"])
+@pytest.mark.parametrize(
+    "k", ["0", "49", "-1", "4.5", "four", "9" * 5000, "000000048999", "000000048" + "9" * 5000, "٤", "+4"]
+)
 def test_counts_out_of_bounds_are_refused(server, k):
     answer = server.post("api/similar", encoded(noise()), k=k)
     assert (answer.status_code, "1 to 48" in answer.json()["error"]) == (422, True)
@@ -193,7 +245,7 @@ def test_forms_that_are_not_whole_are_refused(server):
 def test_the_api_describes_itself_without_pages_from_elsewhere(server):
     description = httpx.get(f"{server.url}api/openapi.json").raise_for_status().json()
     form = description["paths"]["/api/classify"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert set(form["properties"]) == {"image", "labels", "prompts"}
+    assert set(form["properties"]) == {"image", "labels", "prompts", "frame"}
     for path in ("docs", "redoc", "static/../app.py", "static/%2e%2e%2fapp.py", "nothing"):
         answer = httpx.get(server.url + path)
         assert answer.status_code == 404

@@ -8,7 +8,9 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
-from clipmed.serve.guard import Guard, is_loopback, own_names
+from clipmed.search import SearchIndex
+from clipmed.serve.app import app
+from clipmed.serve.guard import HEADERS, Guard, is_loopback, own_names
 from tests.clipmed.serve.serving import encoded, noise
 
 
@@ -41,6 +43,8 @@ def test_names_and_addresses_of_loopback_are_its_own_on_any_port(server, host):
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
         {"Origin": ""},
+        {"Origin": "http://["},
+        {"Origin": "//"},
         {"Origin": "http://localhost:1"},
         {"Sec_Fetch_Site": "cross-site"},
         {"Sec_Fetch_Site": "same-site"},
@@ -86,11 +90,11 @@ def test_the_page_names_no_other_place():
         assert named <= {"http://www.w3.org"}, file.name  # the namespace of SVG, which nothing fetches
 
 
-def ask(app, **headers):
+def ask(app, path="/", **headers):
     async def asked():
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return await client.get("/", headers=headers)
+            return await client.get(path, headers=headers)
 
     return asyncio.run(asked())
 
@@ -107,6 +111,15 @@ def test_failures_are_logged_without_what_was_sent(caplog):
     assert "KeyError" in caplog.text
     assert "in broken" in caplog.text
     assert "typed" not in caplog.text.replace('raise KeyError("the label that somebody typed")', "")
+
+
+def test_failures_of_the_application_are_json_with_the_headers_too(models, index_folder, monkeypatch):
+    index = SearchIndex.open(index_folder)
+    application = app(models, index)
+    monkeypatch.setattr(SearchIndex, "thumbnail", lambda _index, row: [][row])
+    answer = ask(application, "/api/thumbnails/0")
+    assert (answer.status_code, list(answer.json())) == (500, ["error"])
+    assert {name: answer.headers[name] for name in HEADERS} == HEADERS
 
 
 @pytest.mark.parametrize(("any_address", "status"), [(False, 421), (True, 200)])

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import clipmed
 from clipmed.api import DEFAULT_TEMPLATES
 from clipmed.search import SearchIndex
-from tests.clipmed.serve.conftest import UPLOAD_MB
-from tests.clipmed.serve.serving import encoded, noise, serving
+from tests.clipmed.pictures import several
+from tests.clipmed.serve.conftest import KINDS, UPLOAD_MB
+from tests.clipmed.serve.serving import dicom, encoded, noise, serving
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("browser")]
@@ -134,12 +136,67 @@ def test_an_image_chosen_gets_the_bars_of_each_checkpoint(visit, models):
         assert widths == pytest.approx(sorted(expected.probabilities.values()), abs=0.02)
     first, second = visit.page.locator(".card").all_inner_texts()
     assert "Not calibrated" in first
-    assert "Calibrated" in second
-    assert "fitted on 40 images of a lung, a skull" in second
+    assert "Fitted on other labels" in second
+    assert "fitted on 40 images of a lung, a skull: other labels than these, or other prompts" in second
     assert "forced choice" in visit.page.inner_text("#answer")
     assert "Not a medical device" in visit.page.inner_text("header")
     assert visit.page.inner_text("#status").startswith("first: ")
     visit.look("answer")
+
+
+def test_calibrated_is_said_of_the_labels_that_were_fitted_alone(visit):
+    visit.page.get_by_text("second · calibrated for a lung, a skull").wait_for()
+    visit.label(*reversed(KINDS))
+    visit.choose(encoded(noise()))
+    badges = visit.page.locator(".badge")
+    badges.first.wait_for()
+    assert badges.all_inner_texts() == ["Not calibrated", "Calibrated"]
+    assert "On other images its percentages" in visit.page.locator(".card").all_inner_texts()[1]
+    visit.look("calibrated")
+    visit.page.get_by_text("Prompts of your own").click()
+    visit.page.fill("#prompts", "a lung: a drawing of a lung")
+    visit.page.click("#submit")
+    visit.page.wait_for_selector("#stale", state="hidden")
+    assert badges.all_inner_texts() == ["Not calibrated", "Fitted on other labels"]
+
+
+@pytest.mark.parametrize(("name", "num_frames"), [("scan.tif", 3), ("scan", 30)])
+def test_a_frame_of_a_file_of_several_is_chosen(visit, models, name, num_frames):
+    raw = several("TIFF") if num_frames == 3 else dicom("examples_ybr_color.dcm")
+    visit.label(*LABELS)
+    visit.choose(raw, name)
+    assert f"has {num_frames} frames or pages; choose one" in visit.error()
+    assert visit.page.evaluate("document.activeElement.id") == "frame"
+    visit.look("frames")
+    for frame in (1, 2):
+        visit.page.fill("#frame", str(frame))
+        visit.page.press("#frame", "Enter")
+        picture = clipmed.open_image(raw, frame=frame)
+        (expected,) = models["first"].classify(picture, LABELS)
+        visit.page.locator("#stale").wait_for(state="hidden")
+        visit.until("document.querySelector('#results').getAttribute('aria-busy') === 'false'")
+        assert visit.shares("first") == {label: percent(share) for label, share in expected.probabilities.items()}
+        visit.until(f"document.querySelector('#preview').naturalWidth === {picture.width}")
+    visit.page.wait_for_selector(".hit")
+    visit.look("frame")
+    visit.page.fill("#frame", str(num_frames))
+    visit.page.press("#frame", "Enter")
+    visit.until(f"document.querySelector('#error').textContent.includes('no frame {num_frames}')")
+    visit.choose(encoded(noise()))
+    visit.page.wait_for_selector(".card")
+    assert not visit.page.is_visible("#frame")
+
+
+def test_a_dicom_file_without_an_ending_is_shown_and_answered(visit, models):
+    assert visit.page.get_attribute("#file", "accept") is None  # which would hide such files where they are chosen
+    raw = dicom("CT_small.dcm")
+    visit.label(*LABELS)
+    visit.choose(raw, "IM0001")
+    (expected,) = models["first"].classify(raw, LABELS)
+    assert visit.shares("first") == {label: percent(share) for label, share in expected.probabilities.items()}
+    visit.until("document.querySelector('#preview').naturalWidth === 128")
+    assert visit.page.is_visible("#preview")
+    visit.look("dicom")
 
 
 def test_an_image_dropped_anywhere_gets_its_answer(visit, models):
