@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -125,6 +126,8 @@ def main() -> None:
     parser.add_argument("--real", type=Path, help="folder of elife32671/, medicat_sample/ and medpix/")
     parser.add_argument("--save", type=Path, help="file that the JSON is written to as well")
     options = parser.parse_args()
+    if options.real and not load_real(options.real):
+        sys.exit(f"no annotated figure in {options.real}; give the folder of elife32671/, medicat_sample/ and medpix/")
     detector = open_detector(PanelConfig())
     assert detector is not None
     drawer = FigureDrawer(options.seed, fonts=_fonts())

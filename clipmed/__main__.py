@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -24,6 +23,7 @@ from clipmed.commands import (
     serve,
 )
 from clipmed.errors import ClipmedError
+from clipmed.standard_output import reader_may_leave
 
 COMMANDS: dict[str, ModuleType] = {
     "calibrate": calibrate,
@@ -43,6 +43,11 @@ COMMANDS: dict[str, ModuleType] = {
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command; errors of the input go to standard error with exit status 1."""
+    with reader_may_leave():
+        _run(args)
+
+
+def _run(args: Sequence[str] | None) -> None:
     try:
         command = tyro.extras.subcommand_cli_from_dict(
             {name: module.Command for name, module in COMMANDS.items()},
@@ -51,12 +56,8 @@ def main(args: Sequence[str] | None = None) -> None:
             args=args,
         )
         sys.modules[type(command).__module__].run(command)
-        sys.stdout.flush()
     except ClipmedError as error:
         sys.exit(f"clipmed: {error}")
-    except BrokenPipeError:  # whoever read the output, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 if __name__ == "__main__":

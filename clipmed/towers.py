@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipmed.configuration import nearest
 from clipmed.deferral import import_open_clip
-from clipmed.errors import ConfigError
+from clipmed.errors import CheckpointError, ConfigError
 from clipmed.pixels import PixelConfig, pixel_config
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def build_two_tower(config: ModelConfig) -> TwoTower:
 
     Raises:
         ConfigError: an unknown model or pretrained tag, with what is allowed.
-        CheckpointError: `pretrained` is a folder that does not hold matching weights.
+        CheckpointError: `pretrained` is a folder that does not hold matching weights, or what the config names cannot
+            be fetched.
     """
     model_cfg = model_config(config.config) | {"custom_text": True}
     if config.image_size:
@@ -99,15 +101,34 @@ def build_two_tower(config: ModelConfig) -> TwoTower:
     if config.pretrained and Path(config.pretrained).is_dir():
         from clipmed.checkpoints import load_weights
 
-        two_tower = assemble(model_cfg)
+        with _fetching(config.config):
+            two_tower = assemble(model_cfg)
         load_weights(two_tower.model, Path(config.pretrained))
         return two_tower
-    if config.pretrained:
-        return _from_openclip_tag(config.config, config.pretrained, model_cfg)
-    two_tower = assemble(model_cfg, pretrained_image=config.pretrained_image, pretrained_text=config.pretrained_text)
+    with _fetching(config.config):
+        if config.pretrained:
+            return _from_openclip_tag(config.config, config.pretrained, model_cfg)
+        two_tower = assemble(
+            model_cfg, pretrained_image=config.pretrained_image, pretrained_text=config.pretrained_text
+        )
     if config.image_weights:
         _take_image_tower(two_tower, config.image_weights)
     return two_tower
+
+
+@contextmanager
+def _fetching(name: str) -> Iterator[None]:
+    """Explain what the libraries say where weights, a text tower's config or its tokenizer are not to be had."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "download" not in str(error):  # OpenCLIP's word for a tag
+            raise
+        said = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"what the model config {name} names cannot be fetched ({type(error).__name__}: {said}); without a "
+            "network, run the same once on a machine that has one, with the same HF_HOME"
+        ) from error
 
 
 def model_config(name: str) -> dict[str, Any]:

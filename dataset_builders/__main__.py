@@ -18,6 +18,7 @@ from clipmed.errors import ClipmedError
 from clipmed.files import write_text
 from clipmed.jobs import JobsConfig
 from clipmed.licenses import spdx_id
+from clipmed.standard_output import reader_may_leave
 from dataset_builders.datasets.check import SHOWN_PROBLEMS, CheckReport, check_folder
 from dataset_builders.datasets.entry import Entry, load_entry, shipped_entries
 from dataset_builders.items import summarise
@@ -226,7 +227,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command; errors of the input go to standard error with exit status 1, an interrupt ends it with 130."""
     given = list(sys.argv[1:] if args is None else args)
     try:
-        return _run(given)
+        with reader_may_leave():
+            return _run(given)
     except ClipmedError as error:
         print(f"dataset_builders: {error}", file=sys.stderr)
         return 1

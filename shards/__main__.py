@@ -16,6 +16,7 @@ from rich.table import Table
 from clipmed.configuration import load_yaml
 from clipmed.errors import ClipmedError, ConfigError
 from clipmed.jobs import JobsConfig
+from clipmed.standard_output import reader_may_leave
 from shards.browse import BrowseConfig, write_contact_sheet
 from shards.config import PackConfig
 from shards.fingerprints import fingerprint, write_fingerprints
@@ -183,6 +184,11 @@ COMMANDS: dict[str, tuple[type[Any], Callable[[Any], int]]] = {
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status; errors of the input go to standard error with status 1."""
+    with reader_may_leave():
+        return _run(args)
+
+
+def _run(args: Sequence[str] | None) -> int:
     parsed = tyro.extras.subcommand_cli_from_dict(
         {name: config_class for name, (config_class, _) in COMMANDS.items()},
         prog="python -m shards",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from clipmed.configuration import load_yaml, parse_cli
 from clipmed.errors import ClipmedError, ConfigError
+from clipmed.standard_output import reader_may_leave
 from train.config import TrainConfig
 from train.recipes import RECIPES, recipe
 from train.signals import STOPPED_STATUS, StoppedBySignalError
@@ -46,18 +47,23 @@ def main(args: Sequence[str] | None = None) -> int:
     # Read when torch is loaded, which is later: threads that wait sleep, or one busy neighbour slows every step.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if args is None else args)
-    if not words or words[0] in {"-h", "--help"}:
-        print(USAGE)
-        return 0 if words else 2
-    command, rest = COMMANDS.get(words[0]), words[1:]
     try:
-        return _train(words) if command is None else command(rest)
+        with reader_may_leave():
+            return _run(words)
     except ConfigError as error:
         return _failed(error, 2)
     except StoppedBySignalError as error:
         return _failed(error, STOPPED_STATUS) if _is_first_process() else STOPPED_STATUS
     except ClipmedError as error:
         return _failed(error, 1)
+
+
+def _run(words: Sequence[str]) -> int:
+    if not words or words[0] in {"-h", "--help"}:
+        print(USAGE)
+        return 0 if words else 2
+    command = COMMANDS.get(words[0])
+    return _train(words) if command is None else command(words[1:])
 
 
 def _train(words: Sequence[str]) -> int:

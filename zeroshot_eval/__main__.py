@@ -12,6 +12,7 @@ import tyro
 
 from clipmed.deferral import deferred
 from clipmed.errors import ClipmedError, ConfigError
+from clipmed.standard_output import reader_may_leave
 from zeroshot_eval.evaluation import EvalConfig, Evaluation
 from zeroshot_eval.suite import MIXED, ClassificationTask, Suite
 from zeroshot_eval.suite_files import load_suite, suite_names
@@ -240,7 +241,8 @@ def main(args: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if args is None else args)
     try:
-        return _run(words)
+        with reader_may_leave():
+            return _run(words)
     except ConfigError as error:
         return _failed(error, 2)
     except ClipmedError as error:

@@ -16,8 +16,10 @@ from clipmed.errors import ConfigError
 class Command:
     """Write a checkpoint as a folder for Hugging Face transformers, or as ONNX graphs of both towers.
 
-    The folder's embeddings are compared with the checkpoint's first; one that differs is not written. OpenCLIP itself
-    needs no export: open_clip.create_model_from_pretrained("local-dir:FOLDER") loads a checkpoint as it is.
+    The folder's embeddings are compared with the checkpoint's first; one that differs is not written. The checkpoint's
+    card and calibration go along, and probabilities have the calibrated scale. OpenCLIP itself needs no export:
+    open_clip.create_model_from_pretrained("local-dir:FOLDER") loads a checkpoint as it is; one with a Hugging Face text
+    tower from inside its folder, as "local-dir:.", or by its name once it is on the hub.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional]
@@ -39,16 +41,21 @@ class Command:
 def run(command: Command) -> None:
     """Write the folder and print the report."""
     from clipmed.api import load
+    from clipmed.description import read_card
+    from clipmed.exporting.carried import Carried
     from clipmed.exporting.onnx_export import export_onnx
     from clipmed.exporting.transformers_export import export_transformers
+    from clipmed.hub import fetch
 
     model = load(command.checkpoint, "cpu")
     two_tower = model.two_tower
     source = {"checkpoint": command.checkpoint, "checkpoint_digest": model.digest}
+    card = read_card(fetch(command.checkpoint, offline=True))  # it has been fetched a moment ago
+    carried = Carried(card=card, calibration=model.calibration)
     if command.format == "onnx":
-        report = export_onnx(two_tower, command.out, source, half=command.half)
+        report = export_onnx(two_tower, command.out, source, carried, half=command.half)
     else:
-        report = export_transformers(two_tower, command.out, source)
+        report = export_transformers(two_tower, command.out, source, carried)
     if command.json:
         print_json(report)
     else:

@@ -6,7 +6,8 @@ text.onnx        tokens (N, L) int64, padded to the context length L, to embeddi
 preprocess.json  how pixels are made of an image
 tokenizer.json   how tokens are made of a text, for the tokenizers package: cut and padded
 export.json      what was compared, with onnxruntime, and by how much it differed
-README.md        how to use it
+README.md        the checkpoint's card, and how to use this
+calibration.json the checkpoint's, if it has one
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipmed.errors import ConfigError
+from clipmed.exporting.carried import Carried
 from clipmed.exporting.parity import (
     PROBE_TEXTS,
     REPORT_FILE,
@@ -30,7 +32,7 @@ from clipmed.exporting.parity import (
     require_replaceable,
 )
 from clipmed.extras import require
-from clipmed.files import atomic_folder, write_json, write_text
+from clipmed.files import atomic_folder, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +50,7 @@ def export_onnx(
     two_tower: TwoTower,
     out: Path,
     source: Mapping[str, Any],
+    carried: Carried | None = None,
     *,
     half: bool = False,
     external_data_bytes: int = EXTERNAL_DATA_BYTES,
@@ -58,6 +61,7 @@ def export_onnx(
         two_tower: the checkpoint, on the CPU in float32.
         out: the folder to write.
         source: what the report says of the checkpoint, such as its digest.
+        carried: the checkpoint's card, and its calibration, whose scale is that of preprocess.json.
         half: store weights in float16, for half the size; they are float32 again when a session is made.
         external_data_bytes: weights of more bytes are written beside the graph.
 
@@ -73,11 +77,14 @@ def export_onnx(
     require_replaceable(out)
     from clipmed.exporting.transformers_export import quiet_transformers
 
+    carried = carried or Carried()
+    scales = carried.scales(two_tower)
     inputs = {"image": probe_pixels(two_tower), "text": two_tower.tokenizer(list(PROBE_TEXTS))}
     tolerance = HALF_TOLERANCE if half else TOLERANCE
     report: dict[str, Any] = {
         "format": "onnx",
         **source,
+        **scales,
         "opset": OPSET,
         "weights": "float16" if half else "float32",
         "batch_sizes": list(BATCH_SIZES),
@@ -93,9 +100,9 @@ def export_onnx(
             difference = _largest_difference(two_tower, name, probe, path)
             report[f"{name}_embeddings_differ_by"] = require_parity(f"{name} embeddings", difference, tolerance)
         _write_tokenizer(two_tower, partial)
-        write_json(partial / "preprocess.json", _preprocessing(two_tower))
+        write_json(partial / "preprocess.json", _preprocessing(two_tower) | scales)
         write_json(partial / REPORT_FILE, report)
-        write_text(partial / "README.md", _readme(two_tower, report))
+        carried.write(partial, "onnx", _use(two_tower, report), scales)
     return report
 
 
@@ -219,18 +226,17 @@ def _preprocessing(two_tower: TwoTower) -> dict[str, Any]:
         "mean": list(pixels.mean),
         "std": list(pixels.std),
         "context_length": two_tower.context_length,
-        "logit_scale": float(model.logit_scale.detach().exp()),
         "logit_bias": None if model.logit_bias is None else float(model.logit_bias.detach()),
     }
 
 
-def _readme(two_tower: TwoTower, report: Mapping[str, Any]) -> str:
+def _use(two_tower: TwoTower, report: Mapping[str, Any]) -> str:
     pixels = two_tower.pixels
     height, width = pixels.size
     mode = "other" if pixels.resize_mode == "shortest" and height != width else pixels.resize_mode
     resize = _RESIZE.get(mode, "# bring the image to `size` as preprocess.json says")
     differs = max(report["image_embeddings_differ_by"], report["text_embeddings_differ_by"])
-    return _README.format(
+    return _USE.format(
         opset=report["opset"],
         weights=report["weights"],
         height=height,
@@ -249,10 +255,7 @@ left, top = (round((side - width) / 2) for side in image.size)
 image = image.crop((left, top, left + width, top + height))""",
     "squash": "image = image.resize(size, Image.Resampling.{resampling})",
 }
-_README = """# ONNX export
-
-Both towers of a checkpoint, exported by clipmed with ONNX opset {opset}, weights in {weights}. Research use only; not a
-medical device.
+_USE = """Both towers, exported by clipmed with ONNX opset {opset}, weights in {weights}.
 
 `image.onnx`: `pixels` (N, 3, {height}, {width}) float32, normalised. `text.onnx`: `tokens` (N, {length}) int64. Both
 give `embeddings` (N, D) float32 of unit length, for any N. In onnxruntime they differ from the checkpoint's by at most

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipmed.errors import ConfigError
+from clipmed.exporting.carried import Carried
 from clipmed.exporting.parity import (
     PROBE_TEXTS,
     REPORT_FILE,
@@ -26,7 +28,7 @@ from clipmed.exporting.parity import (
     require_parity,
     require_replaceable,
 )
-from clipmed.files import atomic_folder, write_json, write_text
+from clipmed.files import atomic_folder, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -37,13 +39,16 @@ if TYPE_CHECKING:
 _RESAMPLING = {"bicubic": 3, "bilinear": 2}  # Pillow's numbers
 
 
-def export_transformers(two_tower: TwoTower, out: Path, source: Mapping[str, Any]) -> dict[str, Any]:
+def export_transformers(
+    two_tower: TwoTower, out: Path, source: Mapping[str, Any], carried: Carried | None = None
+) -> dict[str, Any]:
     """Write a folder for transformers, atomically, after its embeddings were compared with the checkpoint's.
 
     Args:
         two_tower: the checkpoint, on the CPU in float32.
         out: the folder to write.
         source: what the report says of the checkpoint, such as its digest.
+        carried: the checkpoint's card, and its calibration, whose scale becomes the model's `logit_scale`.
 
     Returns:
         the report, which is `export.json` in the folder too.
@@ -56,8 +61,11 @@ def export_transformers(two_tower: TwoTower, out: Path, source: Mapping[str, Any
     from clipmed.exporting.tokenizers_export import export_tokenizer
 
     require_replaceable(out)
+    carried = carried or Carried()
+    scales = carried.scales(two_tower)
     with quiet_transformers():
         model = _convert(two_tower)
+        _set_scale(model, scales["logit_scale"])
         images = transformers.CLIPImageProcessor(**_image_settings(two_tower))
         processor_class = (
             transformers.CLIPProcessor if is_clip(two_tower) else transformers.VisionTextDualEncoderProcessor
@@ -66,9 +74,10 @@ def export_transformers(two_tower: TwoTower, out: Path, source: Mapping[str, Any
         with atomic_folder(out) as partial:
             model.save_pretrained(partial)
             processor.save_pretrained(partial)
-            report = {"format": "transformers", "class": type(model).__name__, **source, **_compare(two_tower, partial)}
+            report = {"format": "transformers", "class": type(model).__name__, **source, **scales}
+            report |= _compare(two_tower, partial)
             write_json(partial / REPORT_FILE, report)
-            write_text(partial / "README.md", _readme(report, two_tower))
+            carried.write(partial, "transformers", _use(report, two_tower), scales)
     return report
 
 
@@ -115,14 +124,22 @@ def _convert(two_tower: TwoTower) -> Any:
     state = {f"vision_model.{name}": tensor for name, tensor in vision.state.items()}
     state |= {f"text_model.{name}": tensor for name, tensor in text.state.items()}
     state |= {"visual_projection.weight": vision.projection, "text_projection.weight": text.projection}
-    state["logit_scale"] = model.logit_scale.detach().reshape(())
     lacking, surplus = built.load_state_dict(state, strict=False)
+    lacking = [name for name in lacking if name != "logit_scale"]
     if lacking or surplus:
         raise ConfigError(
             f"transformers' {type(built).__name__} has other weights than this checkpoint: it lacks {surplus[:3]} and "
             f"has {lacking[:3]} besides; export it with --format onnx"
         )
     return built.eval()
+
+
+def _set_scale(model: Any, scale: float) -> None:
+    import torch
+
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(scale))
+    model.config.logit_scale_init_value = math.log(scale)
 
 
 def _shell(two_tower: TwoTower, vision: Tower, text: Tower) -> Any:
@@ -136,7 +153,6 @@ def _shell(two_tower: TwoTower, vision: Tower, text: Tower) -> Any:
         vision_config=vision.config.to_dict(),
         text_config=text.config.to_dict(),
         projection_dim=vision.projection.shape[0],
-        logit_scale_init_value=float(model.logit_scale.detach().reshape(())),
     )
     if model.logit_bias is not None:
         config.logit_bias = float(model.logit_bias.detach().reshape(()))
@@ -208,9 +224,9 @@ def _unit(features: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
-def _readme(report: Mapping[str, Any], two_tower: TwoTower) -> str:
+def _use(report: Mapping[str, Any], two_tower: TwoTower) -> str:
     needs_timm = "timm_model_name" in two_tower.model_cfg["vision_cfg"]
-    text = _README.format(
+    text = _USE.format(
         name=report["class"],
         needs="transformers and timm" if needs_timm else "transformers",
         differs=f"{max(report['image_embeddings_differ_by'], report['text_embeddings_differ_by']):.1e}",
@@ -222,12 +238,7 @@ def _readme(report: Mapping[str, Any], two_tower: TwoTower) -> str:
     return "".join([text, *notes])
 
 
-_README = """---
-library_name: transformers
----
-# Export for transformers
-
-A {name}, exported by clipmed; needs {needs}. Research use only; not a medical device.
+_USE = """A {name}, exported by clipmed; needs {needs}.
 
 ```python
 import torch

@@ -371,3 +371,24 @@ def test_loading_holds_the_model_once_and_the_file(checkpoint, tmp_path):
     done = subprocess.run([sys.executable, "-c", PEAK, checkpoint, large], check=True, capture_output=True, text=True)
     assert size > 100_000_000
     assert int(done.stdout) < 2.3 * size  # mapped pages of the file are counted, too
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"config": "vit_b16_bert.json"},
+        {"config": "ViT-B-32", "pretrained": "openai"},
+        {"config": "timm.json", "pretrained_image": True},
+    ],
+)
+def test_what_a_config_names_and_no_network_brings_is_explained(changes, tmp_path, local_hub, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    text = {**TINY["text_cfg"], "hf_model_name": "org/none", "hf_tokenizer_name": "org/none"}
+    Path("vit_b16_bert.json").write_text(json.dumps({**TINY, "text_cfg": text}))
+    Path("timm.json").write_text(json.dumps(TIMM))
+    with pytest.raises(CheckpointError, match=r"cannot be fetched .* run the same once on a machine that has one"):
+        build_two_tower(ModelConfig(**changes))

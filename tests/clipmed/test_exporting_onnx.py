@@ -12,6 +12,7 @@ import torch
 
 import clipmed
 from clipmed.__main__ import main
+from clipmed.calibration import read_calibration
 from clipmed.checkpoints import checkpoint_digest
 from clipmed.errors import ConfigError
 from clipmed.exporting import onnx_export
@@ -20,6 +21,7 @@ from clipmed.zeroshot import embed_images, embed_texts
 from tests.clipmed.tiny_towers import (
     RESNET_VISION,
     TIMM_VISION,
+    calibrate,
     checkpoint,
     hugging_face,
     native,
@@ -105,6 +107,7 @@ def test_graphs_say_their_inputs_and_nothing_of_this_machine(tmp_path):
 def test_command_and_the_code_of_the_readme(mode, bert, tmp_path, capfd):
     text_cfg = hugging_face(bert) if mode == "squash" else native()["text_cfg"]
     folder = checkpoint(tmp_path / "model", native(text_cfg=text_cfg), resize_mode=mode)
+    calibration = calibrate(folder, 45.0)
     out = tmp_path / "export"
     main(["export", str(folder), "--format", "onnx", "--out", str(out), "--json"])
     printed = capfd.readouterr()
@@ -118,6 +121,10 @@ def test_command_and_the_code_of_the_readme(mode, bert, tmp_path, capfd):
     (ours,) = model.classify(out / "image.png", {"a": ["a normal scan"], "b": ["a mass"]})
     assert row == pytest.approx(list(ours.probabilities.values()), abs=1e-5)
     assert sum(row) == pytest.approx(1, abs=1e-6)
+    settings = json.loads((out / "preprocess.json").read_text())
+    assert (settings["logit_scale"], settings["calibrated"]) == (45, True)
+    assert settings["learned_logit_scale"] == pytest.approx(1 / 0.07, rel=1e-4)
+    assert read_calibration(out) == calibration
 
 
 def test_a_difference_is_not_written(monkeypatch, tmp_path):

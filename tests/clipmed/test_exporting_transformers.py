@@ -11,7 +11,10 @@ from transformers import AutoModel, AutoProcessor
 
 import clipmed
 from clipmed.__main__ import main
+from clipmed.calibration import read_calibration
+from clipmed.cards import Card
 from clipmed.checkpoints import checkpoint_digest
+from clipmed.description import read_card
 from clipmed.errors import ConfigError
 from clipmed.exporting import transformers_export
 from clipmed.exporting.parity import probe_pixels
@@ -23,6 +26,7 @@ from tests.clipmed.tiny_towers import (
     NATIVE_VISION,
     RESNET_VISION,
     TIMM_VISION,
+    calibrate,
     checkpoint,
     hugging_face,
     native,
@@ -201,6 +205,7 @@ def test_shipped_configs_with_bert(name, outcome, tmp_path):
 
 def test_command_and_the_code_of_the_readme(tmp_path, capfd):
     folder = checkpoint(tmp_path / "model", native())
+    calibration = calibrate(folder, 45.0)
     out = tmp_path / "export"
     for _ in range(2):  # the second one replaces the first
         capfd.readouterr()
@@ -217,6 +222,11 @@ def test_command_and_the_code_of_the_readme(tmp_path, capfd):
     row = [float(value) for value in ran.stdout.strip().removeprefix("tensor([[").removesuffix("]])").split(",")]
     ours = clipmed.load(folder).classify(scan(), {"a": ["a normal scan"], "b": ["a scan with a mass"]})[0]
     assert row == pytest.approx(list(ours.probabilities.values()), abs=0.02)
+    assert float(AutoModel.from_pretrained(out).logit_scale.detach().exp()) == pytest.approx(45)
+    assert (report["logit_scale"], report["calibrated"]) == (45, True)
+    assert report["learned_logit_scale"] == pytest.approx(1 / 0.07, rel=1e-4)
+    assert read_calibration(out) == calibration
+    assert "multiplied by 45, which `clipmed calibrate` fitted" in (out / "README.md").read_text()
 
 
 @pytest.mark.parametrize("kind", ["transformers", "onnx"])
@@ -226,6 +236,28 @@ def test_only_another_export_is_replaced(kind, tmp_path):
     with pytest.raises(SystemExit, match=r"is no export \(it has no export\.json\)"):
         main(["export", str(folder), "--format", kind, "--out", str(folder)])
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("kind", ["transformers", "onnx"])
+def test_the_card_goes_along(kind, tmp_path):
+    folder = checkpoint(tmp_path / "model", native())
+    given = Card(title="Lungs", intro="Of lungs.", sections={"Use": "by clipmed.load", "Data": "40 scans", "More": "x"})
+    (folder / "README.md").write_text(given.with_metadata(license="cc-by-4.0").text())
+    main(["export", str(folder), "--format", kind, "--out", str(tmp_path / "export")])
+    card = read_card(tmp_path / "export")
+    assert (card.metadata["license"], card.metadata["library_name"]) == ("cc-by-4.0", kind)
+    assert (card.title, card.intro, card.sections["Data"], card.sections["More"]) == (
+        "Lungs",
+        "Of lungs.",
+        "40 scans",
+        "x",
+    )
+    assert "clipmed.load" not in card.sections["Use"]
+    assert "exported by clipmed" in card.sections["Use"]
+    assert not (tmp_path / "export" / "calibration.json").exists()
+    (folder / "README.md").unlink()
+    main(["export", str(folder), "--format", kind, "--out", str(tmp_path / "export")])
+    assert "Not a medical device" in read_card(tmp_path / "export").intro
 
 
 def test_half_is_for_onnx(tmp_path, capsys):

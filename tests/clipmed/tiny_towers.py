@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from transformers import BertConfig, BertTokenizer, RobertaConfig, RobertaTokenizer
 
-from clipmed.checkpoints import save_checkpoint
+from clipmed.calibration import Calibration, prompts_digest
+from clipmed.checkpoints import checkpoint_digest, save_checkpoint
 from clipmed.towers import assemble
 
 NATIVE_VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
@@ -72,6 +73,23 @@ def two_tower(model_cfg, **preprocess_cfg):
 def checkpoint(folder, model_cfg, **preprocess_cfg):
     save_checkpoint(folder, two_tower(model_cfg, **preprocess_cfg), "A card.\n")
     return folder
+
+
+def calibrate(folder, logit_scale):
+    """Put a calibration of this scale into a checkpoint's folder, and return it."""
+    figures = {"ece_before": 0.3, "ece_after": 0.1, "nll_before": 1.0, "nll_after": 0.5, "nll_gain_error": 0.1}
+    calibration = Calibration(
+        logit_scale=logit_scale,
+        temperature=2.0,
+        num_images=40,
+        labels=("a", "b"),
+        prompts=prompts_digest({"a": ["an a"], "b": ["a b"]}),
+        checkpoint=checkpoint_digest(folder),
+        at_bound=False,
+        **figures,
+    )
+    calibration.save(folder)
+    return calibration
 
 
 def scan(seed=0, height=50, width=71):
