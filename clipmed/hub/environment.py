@@ -6,7 +6,6 @@ $HF_HOME, $HF_HUB_CACHE, $HF_ENDPOINT, $HF_TOKEN and $HF_HUB_OFFLINE are read wh
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 
 def endpoint() -> str:
@@ -38,13 +37,11 @@ def is_offline(offline: bool | None) -> bool:
 
 
 def hub_headers() -> dict[str, str]:
-    """Return the headers of a request to the hub: who asks, and the user's token where there is one."""
-    from huggingface_hub import utils
+    """Return the headers of a request to the hub that say who asks: the user's token, where there is one.
 
-    made: dict[str, str] = _member(utils, "build_hf_headers")(library_name="clipmed")
-    return made
+    huggingface_hub's own headers tell more of the machine, and now and then it asks the hub for how to word them.
+    """
+    from huggingface_hub import constants, get_token
 
-
-def _member(module: Any, name: str) -> Any:
-    """Return a documented name that the module's types do not export."""
-    return getattr(module, name)
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    return {"authorization": f"Bearer {token}"} if token else {}

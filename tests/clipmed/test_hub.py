@@ -42,6 +42,7 @@ def test_a_repository_is_fetched_once(hub, checkpoint):
     folder = fetch(LOCATION)
     same_files(folder, checkpoint)
     assert folder.name == hub.repositories[NAME].branches["main"]
+    assert all(NAME in seen.path or "/cdn/" in seen.path for seen in hub.seen)  # nothing else is asked
     sent = len(hub.sent)
     assert fetch(LOCATION) == folder
     assert len(hub.sent) == sent
