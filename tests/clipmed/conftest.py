@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from clipmed.hub import transfer
+from tests.clipmed.tiny import NAME, save_tiny
 from tests.hub_server import HubServer, serve
 
 
@@ -31,3 +32,16 @@ def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubSe
         if (client := sys.modules.get("transformers.utils.hub")) is not None:
             monkeypatch.setattr(client, "_hf_api", None)  # it remembers the hub that it asked first
         yield server
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint's folder."""
+    return save_tiny(tmp_path_factory.mktemp("checkpoint") / "model")
+
+
+@pytest.fixture
+def hub(local_hub: HubServer, checkpoint: Path) -> HubServer:
+    """A hub that has the tiny checkpoint as NAME."""
+    local_hub.add(NAME, checkpoint)
+    return local_hub

@@ -10,28 +10,10 @@ import pytest
 from clipmed.checkpoint_files import CONFIG_FILE, SUMS_FILE, WEIGHTS_FILE
 from clipmed.errors import CheckpointError, ConfigError
 from clipmed.hub import fetch, fetch_snapshot, resolve, transfer
-from tests.clipmed.tiny import save_tiny
+from tests.clipmed.tiny import NAME, same_files
 from tests.hub_server import serve
 
-NAME = "org/tiny"
 LOCATION = f"hf-hub:{NAME}"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("checkpoint") / "model")
-
-
-@pytest.fixture
-def hub(local_hub, checkpoint):
-    local_hub.add(NAME, checkpoint)
-    return local_hub
-
-
-def same_files(folder, checkpoint):
-    names = {path.name for path in checkpoint.iterdir()}
-    assert {path.name for path in folder.iterdir()} == names
-    assert all((folder / name).read_bytes() == (checkpoint / name).read_bytes() for name in names)
 
 
 def weights_blob(hub):

@@ -10,29 +10,11 @@ import pytest
 
 from clipmed.checkpoint_files import WEIGHTS_FILE
 from clipmed.hub import partials
-from tests.clipmed.tiny import save_tiny
-
-NAME = "org/tiny"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("checkpoint") / "model")
-
-
-@pytest.fixture
-def hub(local_hub, checkpoint):
-    local_hub.add(NAME, checkpoint)
-    return local_hub
+from tests.clipmed.tiny import NAME, same_files
 
 
 def location(hub, kind):
     return f"hf-hub:{NAME}" if kind == "hub" else f"{hub.url}/files/{NAME}"
-
-
-def same_files(folder, checkpoint):
-    assert {path.name for path in folder.iterdir()} == {path.name for path in checkpoint.iterdir()}
-    assert all((folder / path.name).read_bytes() == path.read_bytes() for path in checkpoint.iterdir())
 
 
 # Waits for the others, so that all ask at once.

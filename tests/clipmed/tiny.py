@@ -11,6 +11,7 @@ import torch
 from clipmed.checkpoints import save_checkpoint
 from clipmed.towers import ModelConfig, build_two_tower
 
+NAME = "org/tiny"  # of the tiny checkpoint at the hub of tests
 TINY = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16},
@@ -67,3 +68,9 @@ def tiny_checkpoint(folder: Path, image_size: int | list[int] = 32, logit_scale:
         torch.nn.init.constant_(two_tower.model.logit_scale, torch.tensor(logit_scale).log().item())
     save_checkpoint(folder / "model", two_tower, "# A card\n")
     return folder / "model"
+
+
+def same_files(folder, checkpoint):
+    """Require that two folders hold the same files."""
+    assert {path.name for path in folder.iterdir()} == {path.name for path in checkpoint.iterdir()}
+    assert all((folder / path.name).read_bytes() == path.read_bytes() for path in checkpoint.iterdir())
